@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The system calls of a mediator: everything it may ask of the machine, numbered.
+
+The same services as :class:`mediator.host.Host` (its docstrings hold here too), as coroutines:
+a deployment decides whether a call runs inline, crosses a process boundary or a ring. The numbers
+are the app ABI; 0 to 2 follow the original EL0-app proof of concept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Protocol
+
+from mediator.host import Shadow
+
+
+class Syscall(IntEnum):
+    """Numbers of the system calls."""
+
+    RETURN = 0
+    LOG = 1
+    PANIC = 2
+    READ_GUEST = 3
+    WRITE_GUEST = 4
+    READ_PAGE_LIST = 5
+    PIN_PAGES = 6
+    UNPIN_PAGES = 7
+    READ_PINNED = 8
+    WRITE_PINNED = 9
+    ALLOC_SHADOW = 10
+    FREE_SHADOW = 11
+    SMC = 12
+    SHOULD_PREEMPT = 13
+    INJECT_VIRQ = 14
+    NOW = 15
+    SET_TIMER = 16
+
+
+class Syscalls(Protocol):
+    """What a deployment hands to the mediator for one entry."""
+
+    async def read_guest(self, guest: int, ipa: int, length: int) -> bytes | None: ...
+
+    async def write_guest(
+        self, guest: int, ipa: int, segments: Sequence[tuple[int, bytes]]
+    ) -> bool: ...
+
+    async def read_page_list(
+        self, guest: int, ipa: int, entries: int
+    ) -> tuple[bytes, int] | None: ...
+
+    async def pin_pages(self, guest: int, ipas: bytes) -> bytes | None: ...
+
+    async def unpin_pages(self, guest: int, frames: bytes) -> None: ...
+
+    async def read_pinned(self, guest: int, pa: int, length: int) -> bytes: ...
+
+    async def write_pinned(
+        self, guest: int, pa: int, segments: Sequence[tuple[int, bytes]]
+    ) -> None: ...
+
+    async def alloc_shadow(self, pages: int) -> Shadow | None: ...
+
+    async def free_shadow(self, shadow: Shadow) -> None: ...
+
+    async def smc(
+        self, a0: int, a1: int, a2: int, a3: int, a4: int, a5: int, a6: int, a7: int
+    ) -> tuple[int, int, int, int]: ...
+
+    async def should_preempt(self) -> bool: ...
+
+    async def inject_virq(self, guest: int, intid: int) -> None: ...
+
+    async def now(self) -> int: ...
+
+    async def set_timer(self, deadline: int | None) -> None: ...
+
+    async def log(self, guest: int, message: str) -> None: ...
