@@ -1,1 +1,2 @@
 # SPDX-License-Identifier: BSD-2-Clause
+"""Hypothesis strategies, state machines and campaigns that attack a mediator."""

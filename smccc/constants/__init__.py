@@ -1,1 +1,2 @@
 # SPDX-License-Identifier: BSD-2-Clause
+"""ABI constants, named as in the headers that define them."""
