@@ -241,7 +241,7 @@ def _from_fields(fields: tuple[int, ...]) -> Message:
     # One C loop makes all parameters: four times as fast as calling Param for each.
     words = iter(fields[8:])
     params: tuple[Param, ...] = tuple(
-        map(tuple.__new__, repeat(Param), zip(words, words, words, words, strict=True))
+        map(tuple.__new__, repeat(Param), zip(words, words, words, words, strict=False))
     )
     return tuple.__new__(Message, (*fields[:7], params))
 
