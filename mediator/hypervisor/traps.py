@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Dispatch of SMC and HVC traps: who answers a call of the SMC Calling Convention (DEN 0028).
+
+One table look-up by owner decides; a call costs no object. The rules are those of the reference
+mediator's host (its ``vsmc.c``):
+
+- A nonzero immediate is an undefined instruction. An SMC from AArch32 is exempt: the syndrome does
+  not hold its immediate.
+- The function id is the low word of x0. A 32-bit guest has low words only, and a 64-bit convention
+  id from it is refused.
+- The range below 0x01010000 predates the convention and holds PSCI 0.1 only.
+- What nobody serves is answered -1, all 64 bits set; every other register keeps its value.
+
+PSCI itself needs the machine, so :meth:`Dispatcher.dispatch` only says that a call is PSCI's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Final, Literal, TypeAlias
+
+from mediator.hypervisor.services import (
+    FFA_FIRST_NUMBER,
+    FFA_LAST_NUMBER,
+    MASK32,
+    NOT_SUPPORTED,
+    PSCI_0_1_CPU_OFF,
+    PSCI_0_1_CPU_ON,
+    ServiceSettings,
+    arch_features,
+    compile_answers,
+    soc_id,
+)
+from mediator.hypervisor.tee import Registers, TeeMediator
+from smccc.constants import arm_smccc
+
+
+class TrapOutcome(Enum):
+    """Ends of a trap that are not a register frame."""
+
+    UNDEFINED = "undefined"
+    """Inject an undefined instruction exception; nothing was answered."""
+    PSCI = "psci"
+    """The call belongs to the PSCI implementation, which has yet to run."""
+
+
+UNDEFINED: Final = TrapOutcome.UNDEFINED
+PSCI: Final = TrapOutcome.PSCI
+
+Answer: TypeAlias = Registers | Literal[TrapOutcome.UNDEFINED, TrapOutcome.PSCI]
+SipHook: TypeAlias = Callable[[int, int, Registers], Registers | None]
+"""``(guest, vcpu, regs)`` -> registers, or ``None``: unknown. The platform's silicon provider calls."""
+
+_TO_NOBODY, _TO_TEE, _TO_ANSWERS, _TO_STANDARD, _TO_SIP = range(5)
+
+
+def _owner_table() -> bytes:
+    table = bytearray(arm_smccc.OEN_LIMIT)
+    table[arm_smccc.ARM_SMCCC_OWNER_ARCH] = _TO_ANSWERS
+    table[arm_smccc.ARM_SMCCC_OWNER_HYPERVISOR] = _TO_ANSWERS
+    table[arm_smccc.ARM_SMCCC_OWNER_STANDARD] = _TO_STANDARD
+    table[arm_smccc.ARM_SMCCC_OWNER_SIP] = _TO_SIP
+    for owner in range(arm_smccc.OEN_TAP_START, arm_smccc.OEN_TOS_END + 1):
+        table[owner] = _TO_TEE
+    return bytes(table)
+
+
+_ROUTE: Final = _owner_table()
+
+_OWNER_SHIFT: Final = arm_smccc.ARM_SMCCC_OWNER_SHIFT
+_OWNER_MASK: Final = arm_smccc.ARM_SMCCC_OWNER_MASK
+_SMC64_BIT: Final = arm_smccc.ARM_SMCCC_SMC_64 << arm_smccc.ARM_SMCCC_CALL_CONV_SHIFT
+_RESERVED_END: Final = arm_smccc.ARM_SMCCC_RESERVED_RANGE_END
+_SVE_HINT: Final = arm_smccc.ARM_SMCCC_1_3_SVE_HINT
+_ARCH_FEATURES: Final = arm_smccc.ARM_SMCCC_ARCH_FEATURES_FUNC_ID
+_ARCH_SOC_ID: Final = arm_smccc.ARM_SMCCC_ARCH_SOC_ID
+_PSCI_0_1: Final = (PSCI_0_1_CPU_OFF, PSCI_0_1_CPU_ON)
+
+
+def advance_pc(hvc: bool, answer: Answer) -> bool:
+    """Whether the host must step over the trapped instruction.
+
+    An HVC returns behind itself by architecture; an SMC is trapped *at* the instruction. An
+    undefined instruction is never stepped over.
+    """
+    return not hvc and answer is not UNDEFINED
+
+
+class Dispatcher:
+    """Routes traps. ``sip`` serves the platform's SiP range; without it that range is unknown."""
+
+    __slots__ = ("_answers", "_hint", "_psci", "_settings", "_sip", "_tee")
+
+    def __init__(
+        self, settings: ServiceSettings, tee: TeeMediator | None, sip: SipHook | None = None
+    ) -> None:
+        self._settings = settings
+        self._tee = tee
+        self._sip = sip
+        self._answers = compile_answers(settings)
+        self._psci = frozenset(settings.psci_functions)
+        self._hint = _SVE_HINT if settings.smccc_version >= arm_smccc.ARM_SMCCC_VERSION_1_3 else 0
+
+    async def dispatch(
+        self,
+        guest: int,
+        vcpu: int,
+        regs: Registers,
+        *,
+        hvc: bool = False,
+        immediate: int = 0,
+        aarch32: bool = False,
+    ) -> Answer:
+        """Answer one trap: new x0..x7, :data:`UNDEFINED`, or :data:`PSCI` (nothing done yet).
+
+        ``aarch32``: the calling guest runs in AArch32; its registers are cut to their low words
+        before anybody sees them.
+        """
+        if immediate and (hvc or not aarch32):
+            return UNDEFINED
+        if aarch32:
+            a0, a1, a2, a3, a4, a5, a6, a7 = regs
+            regs = (
+                a0 & MASK32,
+                a1 & MASK32,
+                a2 & MASK32,
+                a3 & MASK32,
+                a4 & MASK32,
+                a5 & MASK32,
+                a6 & MASK32,
+                a7 & MASK32,
+            )
+            if a0 & _SMC64_BIT:
+                return (NOT_SUPPORTED, *regs[1:])
+        function = regs[0] & MASK32
+        if function & self._hint and function > _RESERVED_END:
+            function &= ~_SVE_HINT
+            regs = (regs[0] & ~_SVE_HINT, *regs[1:])
+        if _ROUTE[function >> _OWNER_SHIFT & _OWNER_MASK] == _TO_TEE:
+            tee = self._tee
+            if tee is not None:
+                answer = await tee.handle_regs(guest, vcpu, regs)
+                if answer is not None:
+                    return answer
+            return (NOT_SUPPORTED, *regs[1:])
+        return await self._dispatch_other(guest, vcpu, regs, function)
+
+    async def _dispatch_other(
+        self, guest: int, vcpu: int, regs: Registers, function: int
+    ) -> Answer:
+        """Everything but the TEE ranges: rare, and never long."""
+        if function <= _RESERVED_END:
+            return PSCI if function in _PSCI_0_1 else (NOT_SUPPORTED, *regs[1:])
+        route = _ROUTE[function >> _OWNER_SHIFT & _OWNER_MASK]
+        answer: Registers | None = None
+        if route == _TO_STANDARD:
+            if function in self._psci:
+                return PSCI
+            number = function & arm_smccc.ARM_SMCCC_FUNC_MASK
+            if FFA_FIRST_NUMBER <= number <= FFA_LAST_NUMBER and self._tee is not None:
+                answer = await self._tee.handle_regs(guest, vcpu, regs)
+            else:
+                answer = self._constant(regs, function)
+        elif route == _TO_ANSWERS:
+            answer = self._constant(regs, function)
+        elif route == _TO_SIP and self._sip is not None:
+            answer = self._sip(guest, vcpu, regs)
+        return (NOT_SUPPORTED, *regs[1:]) if answer is None else answer
+
+    def _constant(self, regs: Registers, function: int) -> Registers | None:
+        words = self._answers.get(function)
+        if words is None:
+            if function == _ARCH_FEATURES:
+                words = (arch_features(self._settings, regs[1] & MASK32),)
+            elif function == _ARCH_SOC_ID and self._settings.soc_id is not None:
+                words = (soc_id(self._settings, regs[1] & MASK32),)
+            else:
+                return None
+        a0, a1, a2, a3, a4, a5, a6, a7 = (*words, *regs[len(words) :])
+        return a0, a1, a2, a3, a4, a5, a6, a7
