@@ -104,6 +104,9 @@ class Host(Protocol):
     def free_shadow(self, shadow: Shadow) -> None:
         """Give shadow pages back."""
 
+    def map_shadow(self, pages: bytes) -> Shadow:
+        """The shadow pages with these physical addresses again, contents and all (after a restore)."""
+
     def smc(
         self, a0: int, a1: int, a2: int, a3: int, a4: int, a5: int, a6: int, a7: int
     ) -> tuple[int, int, int, int]:
@@ -120,6 +123,13 @@ class Host(Protocol):
 
     def set_timer(self, deadline: int | None) -> None:
         """Ask for a timer entry at virtual time ``deadline`` (``None``: cancel)."""
+
+    def quarantine(self, guest: int, answer: int) -> None:
+        """The TEE answered VM_DESTROYED of ``guest`` with ``answer`` instead of OK.
+
+        The mediator holds nothing of the guest any more, but the TEE may: the host must give
+        neither the guest's pages nor its id to anyone else, and report it.
+        """
 
     def log(self, guest: int, message: str) -> None:
         """A diagnostic for the operator. The mediator limits its rate per guest."""

@@ -35,6 +35,8 @@ class Syscall(IntEnum):
     INJECT_VIRQ = 14
     NOW = 15
     SET_TIMER = 16
+    MAP_SHADOW = 17
+    QUARANTINE = 18
 
 
 class Syscalls(Protocol):
@@ -64,6 +66,8 @@ class Syscalls(Protocol):
 
     async def free_shadow(self, shadow: Shadow) -> None: ...
 
+    async def map_shadow(self, pages: bytes) -> Shadow: ...
+
     async def smc(
         self, a0: int, a1: int, a2: int, a3: int, a4: int, a5: int, a6: int, a7: int
     ) -> tuple[int, int, int, int]: ...
@@ -75,5 +79,7 @@ class Syscalls(Protocol):
     async def now(self) -> int: ...
 
     async def set_timer(self, deadline: int | None) -> None: ...
+
+    async def quarantine(self, guest: int, answer: int) -> None: ...
 
     async def log(self, guest: int, message: str) -> None: ...

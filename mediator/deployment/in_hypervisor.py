@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The mediator as part of the hypervisor: every system call is a direct call of the host.
+
+:class:`InHypervisor` is the public face for hosts that know nothing of coroutines: they implement
+:class:`mediator.host.Host` and call :meth:`~InHypervisor.handle` for each trap. Nested use from
+inside a host method is supported (the model of another processor trapping meanwhile); use from two
+OS threads at once is a named error, :class:`ConcurrentEntry`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Coroutine, Sequence
+from typing import Final, TypeVar
+
+import attrs
+
+from mediator.host import Host, Shadow
+from mediator.optee.events import Sink
+from mediator.optee.lifecycle import Probe
+from mediator.optee.mediator import GuestInfo, OpteeMediator
+from mediator.optee.settings import MediatorSettings
+from mediator.optee.syscalls import Syscalls
+from mediator.suspend import PREEMPTION_POINT, run
+
+T = TypeVar("T")
+Registers = tuple[int, ...]
+
+REGISTERS: Final = 8
+"""x0..x7: no OP-TEE call uses more."""
+
+MASK64: Final = (1 << 64) - 1
+
+
+class ConcurrentEntry(RuntimeError):
+    """A second OS thread entered the mediator while the first was inside."""
+
+
+@attrs.frozen
+class Completed:
+    """The trap was served; ``regs`` are the guest's x0..x7 now."""
+
+    regs: tuple[int, ...]
+
+
+@attrs.frozen
+class NotMine:
+    """Not a call of this mediator: the host answers "unknown function" (-1) or asks another."""
+
+
+@attrs.frozen
+class Undefined:
+    """The trap is no SMCCC call: the host injects an undefined-instruction exception."""
+
+
+@attrs.frozen
+class Done:
+    """A life-cycle step is complete. ``accepted``: whether the TEE took the new guest."""
+
+    accepted: bool = True
+
+
+@attrs.frozen
+class Preempted:
+    """A life-cycle step stopped on the way: enter again."""
+
+
+NOT_MINE: Final = NotMine()
+UNDEFINED: Final = Undefined()
+PREEMPTED: Final = Preempted()
+
+
+class DirectSyscalls:
+    """System calls that run inline and never suspend."""
+
+    __slots__ = ("_host",)
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    async def read_guest(self, guest: int, ipa: int, length: int) -> bytes | None:
+        """See :meth:`mediator.host.Host.read_guest`; likewise below."""
+        return self._host.read_guest(guest, ipa, length)
+
+    async def write_guest(
+        self, guest: int, ipa: int, segments: Sequence[tuple[int, bytes]]
+    ) -> bool:
+        return self._host.write_guest(guest, ipa, segments)
+
+    async def read_page_list(self, guest: int, ipa: int, entries: int) -> tuple[bytes, int] | None:
+        return self._host.read_page_list(guest, ipa, entries)
+
+    async def pin_pages(self, guest: int, ipas: bytes) -> bytes | None:
+        return self._host.pin_pages(guest, ipas)
+
+    async def unpin_pages(self, guest: int, frames: bytes) -> None:
+        self._host.unpin_pages(guest, frames)
+
+    async def read_pinned(self, guest: int, pa: int, length: int) -> bytes:
+        return self._host.read_pinned(guest, pa, length)
+
+    async def write_pinned(
+        self, guest: int, pa: int, segments: Sequence[tuple[int, bytes]]
+    ) -> None:
+        self._host.write_pinned(guest, pa, segments)
+
+    async def alloc_shadow(self, pages: int) -> Shadow | None:
+        return self._host.alloc_shadow(pages)
+
+    async def free_shadow(self, shadow: Shadow) -> None:
+        self._host.free_shadow(shadow)
+
+    async def map_shadow(self, pages: bytes) -> Shadow:
+        return self._host.map_shadow(pages)
+
+    async def smc(
+        self, a0: int, a1: int, a2: int, a3: int, a4: int, a5: int, a6: int, a7: int
+    ) -> tuple[int, int, int, int]:
+        return self._host.smc(a0, a1, a2, a3, a4, a5, a6, a7)
+
+    async def should_preempt(self) -> bool:
+        return self._host.should_preempt()
+
+    async def inject_virq(self, guest: int, intid: int) -> None:
+        self._host.inject_virq(guest, intid)
+
+    async def now(self) -> int:
+        return self._host.now()
+
+    async def set_timer(self, deadline: int | None) -> None:
+        self._host.set_timer(deadline)
+
+    async def quarantine(self, guest: int, answer: int) -> None:
+        self._host.quarantine(guest, answer)
+
+    async def log(self, guest: int, message: str) -> None:
+        self._host.log(guest, message)
+
+
+class SuspendingSyscalls(DirectSyscalls):
+    """The same, but every call first offers to switch: what an explorer or a scheduler drives."""
+
+    __slots__ = ()
+
+    async def read_guest(self, guest: int, ipa: int, length: int) -> bytes | None:
+        await PREEMPTION_POINT
+        return self._host.read_guest(guest, ipa, length)
+
+    async def write_guest(
+        self, guest: int, ipa: int, segments: Sequence[tuple[int, bytes]]
+    ) -> bool:
+        await PREEMPTION_POINT
+        return self._host.write_guest(guest, ipa, segments)
+
+    async def read_page_list(self, guest: int, ipa: int, entries: int) -> tuple[bytes, int] | None:
+        await PREEMPTION_POINT
+        return self._host.read_page_list(guest, ipa, entries)
+
+    async def pin_pages(self, guest: int, ipas: bytes) -> bytes | None:
+        await PREEMPTION_POINT
+        return self._host.pin_pages(guest, ipas)
+
+    async def unpin_pages(self, guest: int, frames: bytes) -> None:
+        await PREEMPTION_POINT
+        self._host.unpin_pages(guest, frames)
+
+    async def read_pinned(self, guest: int, pa: int, length: int) -> bytes:
+        await PREEMPTION_POINT
+        return self._host.read_pinned(guest, pa, length)
+
+    async def write_pinned(
+        self, guest: int, pa: int, segments: Sequence[tuple[int, bytes]]
+    ) -> None:
+        await PREEMPTION_POINT
+        self._host.write_pinned(guest, pa, segments)
+
+    async def alloc_shadow(self, pages: int) -> Shadow | None:
+        await PREEMPTION_POINT
+        return self._host.alloc_shadow(pages)
+
+    async def smc(
+        self, a0: int, a1: int, a2: int, a3: int, a4: int, a5: int, a6: int, a7: int
+    ) -> tuple[int, int, int, int]:
+        await PREEMPTION_POINT
+        return self._host.smc(a0, a1, a2, a3, a4, a5, a6, a7)
+
+    async def should_preempt(self) -> bool:
+        await PREEMPTION_POINT
+        return self._host.should_preempt()
+
+
+class InHypervisor:
+    """A mediator on a host, in the hypervisor.
+
+    ``host``: the services. ``settings``: offers and limits. ``sink``: gets the mediator's events.
+    ``suspending``: every system call is a switch point; only for drivers of the async methods.
+    """
+
+    __slots__ = ("_depth", "_owner", "_syscalls", "host", "mediator")
+
+    def __init__(
+        self,
+        host: Host,
+        settings: MediatorSettings | None = None,
+        sink: Sink | None = None,
+        *,
+        suspending: bool = False,
+    ) -> None:
+        self.host = host
+        self.mediator = OpteeMediator(settings, sink)
+        self._syscalls: Syscalls = SuspendingSyscalls(host) if suspending else DirectSyscalls(host)
+        self._owner: int | None = None
+        self._depth = 0
+
+    # --- for hosts without coroutines -------------------------------------------------------
+
+    def _run(self, coroutine: Coroutine[object, None, T]) -> T:
+        thread = threading.get_ident()
+        if self._depth and self._owner != thread:
+            coroutine.close()
+            raise ConcurrentEntry("the mediator was entered from two threads at once")
+        self._owner = thread
+        self._depth += 1
+        try:
+            return run(coroutine)
+        finally:
+            self._depth -= 1
+
+    def probe(self, *, device_tree_node: bool = True) -> Probe:
+        """Look for OP-TEE. Without its device tree node the TEE is not even asked."""
+        if not device_tree_node:
+            return Probe(False, 0, "no linaro,optee-tz node in the device tree")
+        return self._run(self.mediator.probe(self._syscalls))
+
+    def create_guest(self, guest: int) -> Done:
+        """Tell the TEE of a new guest; ``Done(accepted=False)`` if it refused."""
+        return Done(self._run(self.mediator.guest_created(self._syscalls, guest)))
+
+    def destroy_guest(self, guest: int) -> Done | Preempted:
+        """Release everything of a guest. ``Preempted``: enter again."""
+        done = self._run(self.mediator.guest_destroyed(self._syscalls, guest))
+        return Done() if done else PREEMPTED
+
+    def handle(
+        self,
+        guest: int,
+        vcpu: int,
+        regs: Sequence[int],
+        *,
+        immediate: int = 0,
+        aarch32: bool = False,
+    ) -> Completed | NotMine | Undefined:
+        """Serve a trapped SMC or HVC with ``regs`` = x0..x7 (unsigned, 64 bits each).
+
+        ``immediate``: of the instruction; nonzero is no SMCCC call (from AArch32 it is not in the
+        syndrome: pass 0). ``aarch32``: only the low words of the registers count. ``ValueError``
+        for registers that no guest can have.
+        """
+        if immediate:
+            return UNDEFINED
+        if len(regs) != REGISTERS:
+            raise ValueError(f"regs: {REGISTERS} registers are needed, got {len(regs)}")
+        frame = tuple(regs)
+        for index, value in enumerate(frame):
+            if not 0 <= value <= MASK64:
+                raise ValueError(
+                    f"regs[{index}]: {value:#x} does not fit an unsigned 64-bit register"
+                )
+        if aarch32:
+            frame = tuple(value & 0xFFFF_FFFF for value in frame)
+        out = self._run(self.mediator.handle(self._syscalls, guest, vcpu, frame))
+        return NOT_MINE if out is None else Completed(out)
+
+    def guest_info(self, guest: int) -> GuestInfo | None:
+        """Counters of a guest, ``None`` if it has no context."""
+        return self.mediator.guest_info(guest)
+
+    def snapshot(self) -> dict[str, object]:
+        """The mediator's state as plain data, between entries."""
+        return self.mediator.snapshot()
+
+    def restore(self, data: dict[str, object]) -> None:
+        """Go back to a snapshot. ``ValueError`` if it is none of this version."""
+        self._run(self.mediator.restore(self._syscalls, data))
+
+    # --- for hosts that are coroutines themselves -------------------------------------------
+
+    async def handle_regs(self, guest: int, vcpu: int, regs: Registers) -> Registers | None:
+        """As :meth:`handle`, for a driver of coroutines; ``None``: not mine."""
+        return await self.mediator.handle(self._syscalls, guest, vcpu, regs)
+
+    async def guest_created(self, guest: int) -> bool:
+        """``False``: the TEE refused."""
+        return await self.mediator.guest_created(self._syscalls, guest)
+
+    async def guest_destroyed(self, guest: int) -> bool:
+        """``False``: enter again."""
+        return await self.mediator.guest_destroyed(self._syscalls, guest)

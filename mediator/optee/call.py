@@ -1,0 +1,445 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The life of a yielding call, top to bottom.
+
+trap → limit → snapshot of the message → checks → shadow → translate → forward → (RPC rounds, see
+:mod:`mediator.optee.rpc`) → copy back of results → release.
+
+The message is read from the guest exactly once. What the TEE gets is the mediator's copy; what the
+guest gets back are the result fields of what *it* asked, taken from that copy (I1, I4).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from mediator.host import PAGE_MASK, PAGE_SIZE
+from mediator.optee import events, memory, place, rpc
+from mediator.optee.core import (
+    M32,
+    MAX_REFUSED_REQUESTS,
+    OK,
+    OWN_THREAD_BASE,
+    RPC_PREFIX,
+    UNKNOWN_FUNCTION,
+    Core,
+    Registers,
+)
+from mediator.optee.records import (
+    BY_ADDRESS,
+    BY_COOKIE,
+    REGISTERED,
+    TEMPORARY,
+    Call,
+    Guest,
+)
+from mediator.optee.syscalls import Syscalls
+from smccc.constants import optee_msg as msg
+from smccc.constants import optee_smc as smc
+from smccc.constants import tee
+from smccc.registers import pair
+from smccc.wire import HEADER_SIZE, MAX_PARAMS, MESSAGE, NUM_PARAMS_OFFSET, PARAM_SIZE
+
+CALL_WITH_ARG: Final = smc.OPTEE_SMC_CALL_WITH_ARG
+CALL_WITH_RPC_ARG: Final = smc.OPTEE_SMC_CALL_WITH_RPC_ARG
+RETURN_FROM_RPC: Final = smc.OPTEE_SMC_CALL_RETURN_FROM_RPC
+REGISTER_SHM: Final = msg.OPTEE_MSG_CMD_REGISTER_SHM
+UNREGISTER_SHM: Final = msg.OPTEE_MSG_CMD_UNREGISTER_SHM
+EBADADDR: Final = smc.OPTEE_SMC_RETURN_EBADADDR
+NONCONTIG: Final = msg.OPTEE_MSG_ATTR_NONCONTIG
+
+_RET: Final = struct.Struct("<2I")
+_WORD: Final = struct.Struct("<I")
+
+SESSION_FIELD: Final = (8, 4)
+RET_FIELDS: Final = (20, 8)
+"""(offset, length) of the results in the header: ``session``, and ``ret`` with ``ret_origin``."""
+
+_IGNORE: Final = 0
+_VALUE_OUT: Final = 1
+_MEMREF_OUT: Final = 2
+_TMEM: Final = 4
+
+
+def _classes() -> bytes:
+    table = bytearray(256)
+    for kind in (msg.OPTEE_MSG_ATTR_TYPE_VALUE_OUTPUT, msg.OPTEE_MSG_ATTR_TYPE_VALUE_INOUT):
+        table[kind] = _VALUE_OUT
+    for kind in (msg.OPTEE_MSG_ATTR_TYPE_RMEM_OUTPUT, msg.OPTEE_MSG_ATTR_TYPE_RMEM_INOUT):
+        table[kind] = _MEMREF_OUT
+    table[msg.OPTEE_MSG_ATTR_TYPE_TMEM_INPUT] = _TMEM
+    for kind in (msg.OPTEE_MSG_ATTR_TYPE_TMEM_OUTPUT, msg.OPTEE_MSG_ATTR_TYPE_TMEM_INOUT):
+        table[kind] = _TMEM | _MEMREF_OUT
+    return bytes(table)
+
+
+PARAM_CLASS: Final = _classes()
+"""Type byte → what the mediator does about it. Types that are holes pass through untouched."""
+
+
+async def call_with_arg(
+    core: Core, sys: Syscalls, guest: Guest, vcpu: int, regs: Registers
+) -> Registers:
+    """CALL_WITH_ARG: one page-aligned message, RPC messages in buffers of their own."""
+    return await _by_address(core, sys, guest, vcpu, regs, CALL_WITH_ARG)
+
+
+async def call_with_rpc_arg(
+    core: Core, sys: Syscalls, guest: Guest, vcpu: int, regs: Registers
+) -> Registers:
+    """CALL_WITH_RPC_ARG: the RPC argument lies behind the message, in the same page."""
+    return await _by_address(core, sys, guest, vcpu, regs, CALL_WITH_RPC_ARG)
+
+
+async def _by_address(
+    core: Core, sys: Syscalls, guest: Guest, vcpu: int, regs: Registers, function: int
+) -> Registers:
+    if len(guest.live_calls) >= guest.call_limit:
+        return (smc.OPTEE_SMC_RETURN_ETHREAD_LIMIT, *regs[1:])
+    call = _begin(guest, function, BY_ADDRESS)
+    try:
+        ipa = pair(regs[1], regs[2])
+        if ipa & PAGE_MASK:
+            return await _refuse(core, sys, guest, call, regs, EBADADDR)
+        call.ipa = ipa
+        call.shadow = await core.take_page(sys)
+        if call.shadow is None:
+            return await _refuse(core, sys, guest, call, regs, smc.OPTEE_SMC_RETURN_ENOMEM)
+        page = await sys.read_guest(guest.id, ipa, PAGE_SIZE)
+        if page is None:
+            return await _refuse(core, sys, guest, call, regs, EBADADDR)
+        return await _start(core, sys, guest, vcpu, regs, call, page)
+    except Exception:
+        await core.drop_call(sys, guest, call)
+        raise
+
+
+async def call_with_regd_arg(
+    core: Core, sys: Syscalls, guest: Guest, vcpu: int, regs: Registers
+) -> Registers:
+    """CALL_WITH_REGD_ARG: the message lies in a registered buffer, whose pages are pinned.
+
+    Forwarded as CALL_WITH_RPC_ARG on the shadow page: forwarded as itself, the TEE would read
+    memory that the guest can change meanwhile.
+    """
+    if len(guest.live_calls) >= guest.call_limit:
+        return (smc.OPTEE_SMC_RETURN_ETHREAD_LIMIT, *regs[1:])
+    carrier = guest.buffers.get(pair(regs[1], regs[2]))
+    position = regs[3] & M32
+    if (
+        carrier is None
+        or not carrier.live
+        or carrier.kind != REGISTERED
+        or position & 7
+        or position + HEADER_SIZE > carrier.length
+    ):
+        return (EBADADDR, *regs[1:])
+    call = _begin(guest, CALL_WITH_RPC_ARG, BY_COOKIE)
+    call.carrier = carrier
+    carrier.users += 1
+    call.position = position
+    try:
+        call.shadow = await core.take_page(sys)
+        if call.shadow is None:
+            return await _refuse(core, sys, guest, call, regs, smc.OPTEE_SMC_RETURN_ENOMEM)
+        data = await place.read_slot(sys, guest, carrier, position)
+        return await _start(core, sys, guest, vcpu, regs, call, data)
+    except Exception:
+        await core.drop_call(sys, guest, call)
+        raise
+
+
+def _begin(guest: Guest, function: int, way: int) -> Call:
+    """Take one of the guest's calls, before anything is awaited."""
+    guest.serial += 1
+    call = Call(guest.serial, function, way)
+    guest.live_calls[call.serial] = call
+    return call
+
+
+async def _refuse(
+    core: Core, sys: Syscalls, guest: Guest, call: Call, regs: Registers, status: int
+) -> Registers:
+    await core.drop_call(sys, guest, call)
+    if core.sink is not None and call.command >= 0:
+        core.sink(events.CallEnded(guest.id, call.serial, -1, status))
+    return (status, *regs[1:])
+
+
+async def _start(
+    core: Core,
+    sys: Syscalls,
+    guest: Guest,
+    vcpu: int,
+    regs: Registers,
+    call: Call,
+    data: bytes,
+) -> Registers:
+    """From the snapshot of the message to the TEE. ``data`` starts with the message."""
+    count: int = _WORD.unpack_from(data, NUM_PARAMS_OFFSET)[0]
+    if count > MAX_PARAMS:
+        return await _fail(core, sys, guest, call, regs, tee.TEE_ERROR_BAD_PARAMETERS)
+    size = HEADER_SIZE + count * PARAM_SIZE
+    if call.function == CALL_WITH_RPC_ARG:
+        call.rpc_at = size
+        call.rpc_room = guest.rpc_params
+        end = size + HEADER_SIZE + guest.rpc_params * PARAM_SIZE
+        if end > PAGE_SIZE or (
+            call.carrier is not None and call.position + end > call.carrier.length
+        ):
+            return await _refuse(core, sys, guest, call, regs, EBADADDR)
+    fields = MESSAGE[count].unpack_from(data)
+    command = fields[0]
+    if command > msg.OPTEE_MSG_CMD_STOP_ASYNC_NOTIF or (
+        command > UNREGISTER_SHM and not _has_notifications(core)
+    ):
+        return await _refuse(core, sys, guest, call, regs, smc.OPTEE_SMC_RETURN_EBADCMD)
+    call.command = command
+    call.size = size
+    outputs = [SESSION_FIELD, RET_FIELDS]
+    for index in range(count):
+        what = PARAM_CLASS[fields[8 + 4 * index] & 0xFF]
+        if what:
+            at = HEADER_SIZE + index * PARAM_SIZE
+            if what == _VALUE_OUT:
+                outputs.append((at + 8, 24))
+            else:
+                if what & _MEMREF_OUT:
+                    outputs.append((at + 16, 8))
+                if what & _TMEM and fields[9 + 4 * index]:
+                    call.pending.append(index)
+    call.outputs = outputs
+    shadow = call.shadow
+    assert shadow is not None
+    shadow.mem[:size] = data[:size]
+    if core.sink is not None:
+        core.sink(events.CallStarted(guest.id, call.serial, vcpu, call.function, command))
+    if command == UNREGISTER_SHM and count:
+        call.target = guest.buffers.get(fields[11])
+    if call.pending:
+        result = await _translate(core, sys, guest, call)
+        if result:
+            return await _not_translated(core, sys, guest, call, regs, result)
+    return await _enter(
+        core, sys, guest, vcpu, regs, call, call.function, shadow.pa >> 32, shadow.pa & M32, 1
+    )
+
+
+def _has_notifications(core: Core) -> bool:
+    return bool(core.settings.capabilities & smc.OPTEE_SMC_SEC_CAP_ASYNC_NOTIF)
+
+
+async def _translate(core: Core, sys: Syscalls, guest: Guest, call: Call) -> int:
+    """Take and pin the temporary buffers that are still pending: DONE, PREEMPTED or a TEE error.
+
+    The parameters are read from the shadow page, which the guest cannot reach.
+    """
+    shadow = call.shadow
+    assert shadow is not None
+    kind = REGISTERED if call.command == REGISTER_SHM else TEMPORARY
+    while call.pending:
+        at = HEADER_SIZE + call.pending[0] * PARAM_SIZE
+        attr, address, size, reference = struct.unpack_from("<4Q", shadow.mem, at)
+        buffer = call.walk
+        if buffer is None:
+            contiguous = not attr & NONCONTIG
+            if contiguous and (kind == REGISTERED or not core.settings.contiguous):
+                return tee.TEE_ERROR_BAD_PARAMETERS
+            taken = memory.reserve(
+                core,
+                guest,
+                kind,
+                address,
+                size,
+                None if contiguous else reference,
+                contiguous=contiguous,
+            )
+            if isinstance(taken, int):
+                return taken
+            buffer = call.walk = taken
+        result = await memory.walk(core, sys, guest, buffer)
+        if result:
+            return result
+        call.walk = None
+        call.buffers.append(buffer)
+        call.pending.pop(0)
+        assert buffer.list is not None
+        struct.pack_into(
+            "<4Q",
+            shadow.mem,
+            at,
+            attr | NONCONTIG,
+            buffer.list.pa | buffer.offset,
+            size,
+            buffer.reference,
+        )
+    return memory.DONE
+
+
+async def _not_translated(
+    core: Core, sys: Syscalls, guest: Guest, call: Call, regs: Registers, result: int
+) -> Registers:
+    """A buffer could not be taken, or the walk was asked to stop."""
+    if result != memory.PREEMPTED:
+        return await _fail(core, sys, guest, call, regs, result)
+    thread = OWN_THREAD_BASE
+    while thread in guest.suspended:
+        thread += 1
+    call.thread = thread
+    call.own_thread = True
+    guest.suspended[thread] = call
+    return (smc.OPTEE_SMC_RETURN_RPC_FOREIGN_INTR, 0, 0, thread, *regs[4:])
+
+
+async def _resume_own(
+    core: Core, sys: Syscalls, guest: Guest, vcpu: int, regs: Registers, call: Call
+) -> Registers:
+    """Go on with a call that the mediator suspended before the TEE was entered."""
+    call.own_thread = False
+    result = await _translate(core, sys, guest, call)
+    if result:
+        return await _not_translated(core, sys, guest, call, regs, result)
+    shadow = call.shadow
+    assert shadow is not None
+    return await _enter(
+        core, sys, guest, vcpu, regs, call, call.function, shadow.pa >> 32, shadow.pa & M32, 1
+    )
+
+
+async def _fail(
+    core: Core, sys: Syscalls, guest: Guest, call: Call, regs: Registers, result: int
+) -> Registers:
+    """End a call before the TEE: ``result`` with origin COMMS in the message, x0 = OK."""
+    offset, _ = RET_FIELDS
+    segments = [(offset, _RET.pack(result, tee.TEE_ORIGIN_COMMS))]
+    await _release_buffers(core, sys, guest, call)
+    written = await place.write_back(sys, guest, call, segments)
+    return await _refuse(core, sys, guest, call, regs, OK if written else EBADADDR)
+
+
+async def _enter(
+    core: Core,
+    sys: Syscalls,
+    guest: Guest,
+    vcpu: int,
+    regs: Registers,
+    call: Call,
+    a0: int,
+    a1: int,
+    a2: int,
+    a3: int,
+    a4: int = 0,
+    a5: int = 0,
+) -> Registers:
+    """Enter the TEE with a call, until it ends or the guest is needed."""
+    for _ in range(MAX_REFUSED_REQUESTS):
+        if core.sink is not None:
+            sent = (a0, a1, a2, a3, a4, a5, 0, guest.client)
+            core.sink(events.Forwarded(guest.id, call.serial, vcpu, sent))
+        answer = await sys.smc(a0, a1, a2, a3, a4, a5, 0, guest.client)
+        if core.sink is not None:
+            core.sink(events.Answered(guest.id, call.serial, vcpu, answer))
+        status = answer[0] & M32
+        if status < RPC_PREFIX or status == UNKNOWN_FUNCTION:
+            return await _end(core, sys, guest, vcpu, regs, call, answer[0])
+        leaving = await rpc.leave(core, sys, guest, regs, call, answer)
+        if leaving == rpc.BROKEN:
+            break
+        if leaving is not None:
+            return leaving
+        # The request cannot be handed to the guest: its failure is in the RPC message already.
+        a0, a1, a2, a3, a4, a5 = RETURN_FROM_RPC, 0, 0, call.thread, 0, 0
+    await core.finding(sys, guest, "secure-world", "a call was given up after broken RPC requests")
+    return await _fail(core, sys, guest, call, regs, tee.TEE_ERROR_COMMUNICATION)
+
+
+async def _end(
+    core: Core,
+    sys: Syscalls,
+    guest: Guest,
+    vcpu: int,
+    regs: Registers,
+    call: Call,
+    status: int,
+) -> Registers:
+    """The TEE is done: names and pins first, then the results, then the call itself.
+
+    Releasing first matters: once the guest can see the results it may use the names again.
+    """
+    shadow = call.shadow
+    assert shadow is not None
+    data = shadow.mem[: call.size].tobytes()
+    accepted = status & M32 == OK and not _WORD.unpack_from(data, 20)[0]
+    if call.command == REGISTER_SHM and accepted:
+        buffers, call.buffers = call.buffers, []
+        for buffer in buffers:
+            buffer.live = True
+            lists, buffer.list = buffer.list, None
+            if lists is not None:
+                await core.give_list(sys, lists)
+    elif call.buffers:
+        await _release_buffers(core, sys, guest, call)
+    target = call.target
+    if target is not None and accepted and target.live and not target.released:
+        await core.release_buffer(sys, guest, target)
+    segments = [(at, data[at : at + length]) for at, length in call.outputs]
+    written = await place.write_back(sys, guest, call, segments)
+    await core.release_call(sys, guest, call)
+    if not written:
+        status = EBADADDR
+    if core.sink is not None:
+        core.sink(events.CallEnded(guest.id, call.serial, vcpu, status))
+    return (status, *regs[1:])
+
+
+async def _release_buffers(core: Core, sys: Syscalls, guest: Guest, call: Call) -> None:
+    """Release exactly the buffers that this call took."""
+    if call.walk is not None:
+        walk, call.walk = call.walk, None
+        await core.release_buffer(sys, guest, walk)
+    buffers, call.buffers = call.buffers, []
+    for buffer in buffers:
+        await core.release_buffer(sys, guest, buffer)
+
+
+async def return_from_rpc(
+    core: Core, sys: Syscalls, guest: Guest, vcpu: int, regs: Registers
+) -> Registers:
+    """RETURN_FROM_RPC: find the suspended call of x3 and go on as *its record* says."""
+    thread = regs[3] & M32
+    call = guest.suspended.get(thread)
+    if call is None or call.leaving:
+        return (smc.OPTEE_SMC_RETURN_ERESUME, *regs[1:])
+    del guest.suspended[thread]
+    if core.sink is not None:
+        core.sink(events.RpcAnswered(guest.id, call.serial, thread, vcpu))
+    try:
+        if call.own_thread:
+            return await _resume_own(core, sys, guest, vcpu, regs, call)
+        if call.rpc_function == rpc.FUNC_CMD:
+            out = await rpc.answer_in(core, sys, guest, call, regs)
+            if out is not None:
+                return out
+            return await _enter(core, sys, guest, vcpu, regs, call, RETURN_FROM_RPC, 0, 0, thread)
+        if call.rpc_function == rpc.FUNC_ALLOC:
+            pa = await rpc.allocated(core, sys, guest, regs)
+            return await _enter(
+                core,
+                sys,
+                guest,
+                vcpu,
+                regs,
+                call,
+                RETURN_FROM_RPC,
+                pa >> 32,
+                pa & M32,
+                thread,
+                regs[4],
+                regs[5],
+            )
+        return await _enter(
+            core, sys, guest, vcpu, regs, call, RETURN_FROM_RPC, call.rpc_a1, call.rpc_a2, thread
+        )
+    except Exception:
+        await core.drop_call(sys, guest, call)
+        raise

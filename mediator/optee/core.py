@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What all parts of the mediator share: settings, guests, shadow pages, and every release.
+
+Whatever is taken (a quota, a name, a pin, a shadow page) is given back by a function here and
+nowhere else (I3). Taking happens *before* the first await of a call, giving back happens once: a
+record is marked released before the system call that releases it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mediator.host import PAGE_SIZE, Shadow
+from mediator.optee import events
+from mediator.optee.records import Buffer, Call, Guest, RpcBuffer
+from mediator.optee.settings import MediatorSettings
+from mediator.optee.syscalls import Syscalls
+from smccc.constants import optee_smc as smc
+
+M32: Final = 0xFFFF_FFFF
+RPC_PREFIX: Final = smc.OPTEE_SMC_RETURN_RPC_PREFIX
+UNKNOWN_FUNCTION: Final = smc.OPTEE_SMC_RETURN_UNKNOWN_FUNCTION
+OK: Final = smc.OPTEE_SMC_RETURN_OK
+
+OWN_THREAD_BASE: Final = 0x1_0000
+"""Thread ids from here up name calls that the mediator itself suspended (a TEE has far fewer
+threads); each is valid for one guest only."""
+
+MAX_LOGGED_FINDINGS: Final = 32
+"""Findings of one guest that reach the log; the rest are counted. A guest must not flood it."""
+
+MAX_REFUSED_REQUESTS: Final = 16
+"""RPC requests in a row that cannot be handed to the guest before a call is given up. A real TEE
+tries twice; without a bound a broken one would keep the vCPU for ever (I7)."""
+
+DEFAULT_RPC_PARAMS: Final = 4
+"""Parameters of the RPC argument when the guest never asked (THREAD_RPC_MAX_NUM_PARAMS)."""
+
+_ZERO_PAGE: Final = bytes(PAGE_SIZE)
+
+Registers = tuple[int, ...]
+
+
+class Core:
+    """State of one mediator. The records belong to their guests, the free shadow pages to it."""
+
+    __slots__ = ("free_pages", "guests", "settings", "sink", "threads")
+
+    def __init__(self, settings: MediatorSettings, sink: events.Sink | None) -> None:
+        self.settings = settings
+        self.sink = sink
+        self.guests: dict[int, Guest] = {}
+        self.free_pages: list[Shadow] = []
+        self.threads: int | None = None
+
+    async def finding(self, sys: Syscalls, guest: Guest, rule: str, detail: str) -> None:
+        """Count something that should not happen; tell the sink and, within limits, the log."""
+        guest.findings += 1
+        if guest.findings <= MAX_LOGGED_FINDINGS:
+            if self.sink is not None:
+                self.sink(events.Finding(guest.id, rule, detail))
+            await sys.log(guest.id, f"{rule}: {detail}")
+
+    # --- shadow pages -----------------------------------------------------------------------
+
+    async def take_page(self, sys: Syscalls) -> Shadow | None:
+        """One zeroed mediator page."""
+        if self.free_pages:
+            return self.free_pages.pop()
+        return await sys.alloc_shadow(1)
+
+    async def give_page(self, sys: Syscalls, page: Shadow) -> None:
+        """Take back one page; it is zeroed so that nothing travels from guest to guest."""
+        if len(self.free_pages) < self.settings.shadow_cache:
+            page.mem[:] = _ZERO_PAGE
+            self.free_pages.append(page)
+        else:
+            await sys.free_shadow(page)
+
+    async def take_list(self, sys: Syscalls, pages: int) -> Shadow | None:
+        """``pages`` zeroed mediator pages for a page list."""
+        if pages == 1:
+            return await self.take_page(sys)
+        return await sys.alloc_shadow(pages)
+
+    async def give_list(self, sys: Syscalls, shadow: Shadow) -> None:
+        """Take back the pages of a page list."""
+        if len(shadow.pages) == 8:
+            await self.give_page(sys, shadow)
+        else:
+            await sys.free_shadow(shadow)
+
+    # --- releases ---------------------------------------------------------------------------
+
+    async def release_buffer(self, sys: Syscalls, guest: Guest, buffer: Buffer) -> None:
+        """Forget the name at once; drop pins, list and quota unless a call still uses the pages."""
+        if guest.buffers.get(buffer.reference) is buffer:
+            del guest.buffers[buffer.reference]
+        if buffer.users:
+            buffer.doomed = True
+            return
+        if buffer.released:
+            return
+        buffer.released = True
+        guest.pages -= buffer.pages
+        frames, shadow = buffer.frames, buffer.list
+        buffer.frames, buffer.list = b"", None
+        if frames:
+            await sys.unpin_pages(guest.id, bytes(frames))
+        if shadow is not None:
+            await self.give_list(sys, shadow)
+        if self.sink is not None:
+            self.sink(
+                events.BufferReleased(guest.id, buffer.kind, buffer.reference, len(frames) >> 3)
+            )
+
+    async def release_rpc_buffer(self, sys: Syscalls, guest: Guest, buffer: RpcBuffer) -> None:
+        """Forget and unpin an RPC message buffer."""
+        if guest.rpc_buffers.get(buffer.cookie) is buffer:
+            del guest.rpc_buffers[buffer.cookie]
+        if buffer.released:
+            return
+        buffer.released = True
+        frames, shadow = buffer.frames, buffer.shadow
+        buffer.frames, buffer.shadow = b"", None
+        if frames:
+            await sys.unpin_pages(guest.id, frames)
+        if shadow is not None:
+            await self.give_page(sys, shadow)
+
+    async def release_call(self, sys: Syscalls, guest: Guest, call: Call) -> None:
+        """Give back what a call holds for itself. Its buffers are decided by its command."""
+        guest.live_calls.pop(call.serial, None)
+        shadow, alloc_list, carrier = call.shadow, call.alloc_list, call.carrier
+        call.shadow = call.alloc_list = call.carrier = None
+        if shadow is not None:
+            await self.give_page(sys, shadow)
+        if alloc_list is not None:
+            await self.give_list(sys, alloc_list)
+        if carrier is not None:
+            carrier.users -= 1
+            if carrier.doomed and not carrier.users:
+                await self.release_buffer(sys, guest, carrier)
+
+    async def drop_call(self, sys: Syscalls, guest: Guest, call: Call) -> None:
+        """Release a call together with every buffer that it took."""
+        if guest.suspended.get(call.thread) is call:
+            del guest.suspended[call.thread]
+        if call.walk is not None:
+            walk, call.walk = call.walk, None
+            await self.release_buffer(sys, guest, walk)
+        buffers, call.buffers = call.buffers, []
+        for buffer in buffers:
+            await self.release_buffer(sys, guest, buffer)
+        await self.release_call(sys, guest, call)

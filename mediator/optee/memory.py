@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Guest buffers: check, reserve, walk the guest's page list, pin, build the TEE's list.
+
+The order matters. A buffer's name and pages are reserved against the limits before anything is
+awaited, so that two vCPUs cannot both pass the same check. Each entry of the guest's list is read
+once; the list that the TEE gets lies in mediator pages and holds only pinned frames (I2, I4).
+A walk can stop between two steps and go on from the record, on whichever vCPU (I7).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from mediator.host import PAGE_LIST_ENTRIES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from mediator.optee import events
+from mediator.optee.core import Core
+from mediator.optee.records import Buffer, Guest
+from mediator.optee.syscalls import Syscalls
+from smccc.constants import tee
+
+DONE: Final = 0
+PREEMPTED: Final = -1
+"""Results of :func:`walk` beside a TEE error code."""
+
+REFERENCE_BASE: Final = 0xFFFF_FFFF_0000_0000
+"""References that the mediator chooses for contiguous buffers: no kernel address space has
+pointers up here (Linux keeps its last 4 GiB for modules, fixed maps and error values)."""
+
+
+def reserve(
+    core: Core,
+    guest: Guest,
+    kind: int,
+    address: int,
+    size: int,
+    reference: int | None,
+    *,
+    contiguous: bool,
+) -> Buffer | int:
+    """Check a buffer against the limits and take its name and quota.
+
+    ``reference`` ``None``: the mediator picks the name. ``contiguous``: ``address`` is the buffer
+    itself and not its page list. Returns the record, or the TEE error for the message.
+    """
+    limits = core.settings.limits
+    pages = ((address & PAGE_MASK) + size + PAGE_MASK) >> PAGE_SHIFT
+    if (
+        pages > limits.buffer_pages
+        or len(guest.buffers) >= limits.buffers
+        or guest.pages + pages > limits.total_pages
+    ):
+        return tee.TEE_ERROR_OUT_OF_MEMORY
+    if reference is None:
+        reference = REFERENCE_BASE
+        while reference in guest.buffers:
+            reference += 1
+    if not pages or reference in guest.buffers:
+        return tee.TEE_ERROR_BAD_PARAMETERS
+    buffer = Buffer(reference, kind, address, pages, contiguous=contiguous)
+    guest.buffers[reference] = buffer
+    guest.pages += pages
+    return buffer
+
+
+async def walk(core: Core, sys: Syscalls, guest: Guest, buffer: Buffer) -> int:
+    """Translate and pin what is left of ``buffer``: DONE, PREEMPTED, or a TEE error.
+
+    After an error the caller releases the buffer; what was pinned so far is recorded in it.
+    """
+    if buffer.list is None:
+        buffer.list = await core.take_list(sys, -(-buffer.pages // PAGE_LIST_ENTRIES))
+        if buffer.list is None:
+            return tee.TEE_ERROR_OUT_OF_MEMORY
+    while True:
+        count = min(buffer.pages - buffer.done, core.settings.limits.walk_entries)
+        if buffer.contiguous:
+            first = buffer.next_ipa + (buffer.done << PAGE_SHIFT)
+            if first + (count << PAGE_SHIFT) > 1 << 64:
+                return tee.TEE_ERROR_BAD_PARAMETERS
+            words = struct.pack(
+                f"<{count}Q", *range(first, first + (count << PAGE_SHIFT), PAGE_SIZE)
+            )
+        else:
+            chain = await sys.read_page_list(guest.id, buffer.next_ipa, count)
+            if chain is None:
+                return tee.TEE_ERROR_BAD_PARAMETERS
+            words, buffer.next_ipa = chain
+        frames = await sys.pin_pages(guest.id, words)
+        if frames is None:
+            return tee.TEE_ERROR_BAD_PARAMETERS
+        _emit(buffer, frames)
+        buffer.done += count
+        if buffer.done == count:
+            buffer.frames = frames if count == buffer.pages else bytearray(frames)
+        else:
+            buffer.frames += frames
+        if buffer.done == buffer.pages:
+            buffer.frames = bytes(buffer.frames)
+            if core.sink is not None:
+                core.sink(events.BufferTaken(guest.id, buffer.kind, buffer.reference, buffer.pages))
+            return DONE
+        if await sys.should_preempt():
+            return PREEMPTED
+
+
+def _emit(buffer: Buffer, frames: bytes) -> None:
+    """Append ``frames`` to the TEE's list; a step before the last ends with a full list page."""
+    shadow = buffer.list
+    assert shadow is not None
+    mem = shadow.mem
+    if len(frames) <= PAGE_LIST_ENTRIES * 8 and buffer.pages <= PAGE_LIST_ENTRIES:
+        mem[: len(frames)] = frames
+        return
+    page = buffer.done // PAGE_LIST_ENTRIES
+    last = len(shadow.pages) // 8 - 1
+    for start in range(0, len(frames), PAGE_LIST_ENTRIES * 8):
+        part = frames[start : start + PAGE_LIST_ENTRIES * 8]
+        base = page * PAGE_SIZE
+        mem[base : base + len(part)] = part
+        if page < last:
+            link = base + PAGE_LIST_ENTRIES * 8
+            mem[link : link + 8] = shadow.pages[page * 8 + 8 : page * 8 + 16]
+        page += 1

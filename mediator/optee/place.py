@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Where a guest's message lies, and how it is read once and written.
+
+By address: a page-aligned message, reached through the stage 2 of the moment. By cookie: a slot of
+a registered buffer, reached through the pages pinned at registration; it may cross a page.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from mediator.host import PAGE_MASK, PAGE_SIZE
+from mediator.optee.records import Buffer, Call, Guest
+from mediator.optee.syscalls import Syscalls
+from smccc.wire import HEADER_SIZE, MAX_PARAMS, NUM_PARAMS_OFFSET, PARAM_SIZE
+
+_WORD: Final = struct.Struct("<I")
+
+
+async def read_slot(sys: Syscalls, guest: Guest, carrier: Buffer, position: int) -> bytes:
+    """The bytes from ``position`` to the end of its page, and the next page's if the slot needs it.
+
+    Every byte is read once: the header decides how much more is read, and is not read again.
+    """
+    pa = carrier.pa(position)
+    data = await sys.read_pinned(guest.id, pa, PAGE_SIZE - (pa & PAGE_MASK))
+    room = carrier.length - position
+    if len(data) >= room:
+        return data[:room]
+    if len(data) >= HEADER_SIZE:
+        count: int = _WORD.unpack_from(data, NUM_PARAMS_OFFSET)[0]
+        if count > MAX_PARAMS or HEADER_SIZE + count * PARAM_SIZE <= len(data):
+            return data
+    more = min(room - len(data), PAGE_SIZE - len(data))
+    return data + await sys.read_pinned(guest.id, carrier.pa(position + len(data)), more)
+
+
+async def read_answer(sys: Syscalls, guest: Guest, call: Call, length: int) -> bytes | None:
+    """One snapshot of the guest's RPC message; ``None`` if it is not readable any more."""
+    if not call.rpc_at:
+        assert call.rpc_buffer is not None
+        return await sys.read_guest(guest.id, call.rpc_buffer.ipa, PAGE_SIZE)
+    if call.carrier is None:
+        return await sys.read_guest(guest.id, call.ipa + call.rpc_at, length)
+    start = call.position + call.rpc_at
+    pa = call.carrier.pa(start)
+    first = min(length, PAGE_SIZE - (pa & PAGE_MASK))
+    data = await sys.read_pinned(guest.id, pa, first)
+    if first < length:
+        rest = await sys.read_pinned(guest.id, call.carrier.pa(start + first), length - first)
+        data += rest
+    return data
+
+
+async def write_back(
+    sys: Syscalls, guest: Guest, call: Call, segments: list[tuple[int, bytes]], base: int = 0
+) -> bool:
+    """Write segments (offsets from byte ``base`` of the message) where the guest's message lies."""
+    if call.carrier is None:
+        if base:
+            segments = [(base + at, data) for at, data in segments]
+        return await sys.write_guest(guest.id, call.ipa, segments)
+    start = call.position + base
+    pa = call.carrier.pa(start)
+    inside = pa & PAGE_MASK
+    first: list[tuple[int, bytes]] = []
+    second: list[tuple[int, bytes]] = []
+    for at, data in segments:
+        at += inside
+        if at + len(data) <= PAGE_SIZE:
+            first.append((at, data))
+        elif at >= PAGE_SIZE:
+            second.append((at - PAGE_SIZE, data))
+        else:
+            cut = PAGE_SIZE - at
+            first.append((at, data[:cut]))
+            second.append((0, data[cut:]))
+    if first:
+        await sys.write_pinned(guest.id, pa - inside, first)
+    if second:
+        next_page = call.carrier.pa(start - inside + PAGE_SIZE)
+        await sys.write_pinned(guest.id, next_page, second)
+    return True

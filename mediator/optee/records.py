@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Everything that outlives an entry: plain records owned by a guest, never a suspended frame.
+
+A guest owns its calls in flight, its shared buffers and its RPC message buffers; when the guest
+goes, they go. The records hold plain integers and bytes, so that a snapshot is plain data.
+"""
+
+from __future__ import annotations
+
+from mediator.host import PAGE_MASK, PAGE_SHIFT, Shadow
+
+REGISTERED = 0
+TEMPORARY = 1
+RPC_ALLOCATED = 2
+BUFFER_KINDS = ("registered", "temporary", "rpc")
+
+BY_ADDRESS = 0
+"""CALL_WITH_ARG and CALL_WITH_RPC_ARG: the message is reached through the current stage 2."""
+BY_COOKIE = 1
+"""CALL_WITH_REGD_ARG: the message is reached through pages pinned at registration."""
+
+
+class Buffer:
+    """Guest pages shared with the TEE under a reference (one name space for all kinds).
+
+    ``frames``: physical addresses, little-endian u64, in the order of the guest's list; complete
+    once ``live``. ``pages`` is what was reserved against the limits. ``users``: calls in flight
+    whose message lies in this buffer; while there are any, the pins stay (``doomed``).
+    ``next_ipa`` and ``done`` say where a walk of the guest's list goes on.
+    """
+
+    __slots__ = (
+        "contiguous",
+        "done",
+        "doomed",
+        "frames",
+        "kind",
+        "list",
+        "live",
+        "next_ipa",
+        "offset",
+        "pages",
+        "reference",
+        "released",
+        "users",
+    )
+
+    def __init__(
+        self, reference: int, kind: int, address: int, pages: int, *, contiguous: bool
+    ) -> None:
+        self.reference = reference
+        self.kind = kind
+        self.pages = pages
+        self.offset = address & PAGE_MASK
+        self.contiguous = contiguous
+        self.next_ipa = address & ~PAGE_MASK
+        self.done = 0
+        self.frames: bytes | bytearray = b""
+        self.list: Shadow | None = None
+        self.live = False
+        self.doomed = False
+        self.released = False
+        self.users = 0
+
+    def pa(self, position: int) -> int:
+        """Physical address of byte ``position`` of the buffer (0 is its first byte)."""
+        position += self.offset
+        word = position >> PAGE_SHIFT << 3
+        return int.from_bytes(self.frames[word : word + 8], "little") | (position & PAGE_MASK)
+
+    @property
+    def length(self) -> int:
+        """Bytes from the first byte of the buffer to the end of its last page."""
+        return (self.pages << PAGE_SHIFT) - self.offset
+
+
+class RpcBuffer:
+    """Guest page for RPC messages (RPC ALLOC), shadowed by a mediator page. Its own name space."""
+
+    __slots__ = ("cookie", "frames", "ipa", "live", "released", "shadow")
+
+    def __init__(self, cookie: int, ipa: int) -> None:
+        self.cookie = cookie
+        self.ipa = ipa
+        self.frames = b""
+        self.shadow: Shadow | None = None
+        self.live = False
+        self.released = False
+
+
+class Call:
+    """A yielding call in flight. What was asked is recorded here and decides everything later.
+
+    ``serial`` unique per guest; ``way`` BY_ADDRESS or BY_COOKIE; ``ipa``: page of the message, or
+    ``carrier`` and ``position``: buffer and byte of it; ``size``: bytes of the message;
+    ``outputs``: (offset, length) of every result; ``rpc_at``: offset of the RPC argument behind
+    the message (0: classic call); ``rpc_room``: bytes of it.
+    """
+
+    __slots__ = (
+        "alloc_list",
+        "buffers",
+        "carrier",
+        "command",
+        "function",
+        "ipa",
+        "leaving",
+        "outputs",
+        "own_free",
+        "own_thread",
+        "pending",
+        "position",
+        "request",
+        "rpc_a1",
+        "rpc_a2",
+        "rpc_at",
+        "rpc_buffer",
+        "rpc_function",
+        "rpc_room",
+        "serial",
+        "shadow",
+        "shm_type",
+        "size",
+        "target",
+        "thread",
+        "walk",
+        "way",
+    )
+
+    def __init__(self, serial: int, function: int, way: int) -> None:
+        self.serial = serial
+        self.function = function
+        self.way = way
+        self.command = -1
+        self.shadow: Shadow | None = None
+        self.ipa = 0
+        self.carrier: Buffer | None = None
+        self.position = 0
+        self.size = 0
+        self.outputs: list[tuple[int, int]] = []
+        self.pending: list[int] = []
+        self.buffers: list[Buffer] = []
+        self.target: Buffer | None = None
+        self.rpc_at = 0
+        self.rpc_room = 0
+        # The RPC that the guest is asked to serve: only this record decides how its answer is read.
+        self.thread = 0
+        self.rpc_function = -1
+        self.rpc_a1 = 0
+        self.rpc_a2 = 0
+        self.request = -1
+        self.shm_type = 0
+        self.rpc_buffer: RpcBuffer | None = None
+        # The mediator's own SHM_FREE request is out: whatever comes back, the allocation failed.
+        self.own_free = False
+        # Suspended by the mediator itself, before the TEE was entered.
+        self.own_thread = False
+        # The request is still being written: the guest may see it, but cannot answer it yet.
+        self.leaving = False
+        # SHM_ALLOC answer whose list is being walked, and the list the TEE was last given.
+        self.walk: Buffer | None = None
+        self.alloc_list: Shadow | None = None
+
+
+class Guest:
+    """All that the mediator knows about one guest."""
+
+    __slots__ = (
+        "buffers",
+        "call_limit",
+        "client",
+        "dying",
+        "entries",
+        "findings",
+        "id",
+        "live_calls",
+        "pages",
+        "rpc_buffers",
+        "rpc_params",
+        "serial",
+        "suspended",
+    )
+
+    def __init__(self, guest: int, client: int, call_limit: int, rpc_params: int) -> None:
+        self.id = guest
+        self.client = client
+        self.call_limit = call_limit
+        self.rpc_params = rpc_params
+        self.serial = 0
+        self.entries = 0
+        self.pages = 0
+        self.findings = 0
+        self.dying = False
+        self.live_calls: dict[int, Call] = {}
+        self.suspended: dict[int, Call] = {}
+        self.buffers: dict[int, Buffer] = {}
+        self.rpc_buffers: dict[int, RpcBuffer] = {}

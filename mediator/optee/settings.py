@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What a mediator offers its guests, and how much of it: one value object.
+
+Two presets matter: ``MediatorSettings()`` offers everything that can be mediated safely, with
+generous limits; :meth:`MediatorSettings.reference` equals the recorded reference mediator, with
+which the golden behaviour vectors were made.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from mediator.host import PAGE_LIST_ENTRIES
+from smccc.constants import optee_smc as smc
+
+REFERENCE_CAPABILITIES = (
+    smc.OPTEE_SMC_SEC_CAP_UNREGISTERED_SHM
+    | smc.OPTEE_SMC_SEC_CAP_DYNAMIC_SHM
+    | smc.OPTEE_SMC_SEC_CAP_MEMREF_NULL
+)
+"""Bits 1, 2 and 4. Reserved memory (bit 0) cannot be shared between guests, and virtualization
+(bit 3) is the hypervisor's own affair."""
+
+OFFERED_CAPABILITIES = (
+    REFERENCE_CAPABILITIES
+    | smc.OPTEE_SMC_SEC_CAP_ASYNC_NOTIF
+    | smc.OPTEE_SMC_SEC_CAP_RPC_ARG
+    | smc.OPTEE_SMC_SEC_CAP_RPMB_PROBE
+)
+"""Bits 1, 2, 4, 5, 6 and 7; protected memory (bits 8 and 9) is not mediated."""
+
+REFERENCE_CALLS_COUNT = 11
+DEFAULT_CALLS_COUNT = 16
+"""OP-TEE SMC functions that are answered here: the reference's eleven, GET_THREAD_COUNT, two for
+notifications and two calls with an RPC argument."""
+
+
+def _positive(instance: object, attribute: attrs.Attribute[int], value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{attribute.name} must be at least 1, got {value}")
+
+
+def _positive_or_none(
+    instance: object, attribute: attrs.Attribute[int | None], value: int | None
+) -> None:
+    if value is not None and value < 1:
+        raise ValueError(f"{attribute.name} must be None or at least 1, got {value}")
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """Caps per guest (I6). Reaching one is an ABI error to that guest alone.
+
+    ``calls``: calls in flight or suspended, ``None`` for the thread count that the TEE reports;
+    reached: ETHREAD_LIMIT, which a guest can only see with a call of its own in flight.
+    ``buffers``: shared buffers of all kinds; ``buffer_pages``: pages of one;
+    ``total_pages``: pages of all; reached: TEE_ERROR_OUT_OF_MEMORY, origin COMMS.
+    ``rpc_buffers``: RPC message buffers (classic calls), ``None`` for no cap; reached: the
+    allocation fails towards the TEE.
+    ``walk_entries``: page-list entries handled between two questions whether to stop, a multiple
+    of 511 so that a step ends with a list page.
+    """
+
+    calls: int | None = attrs.field(default=None, validator=_positive_or_none)
+    # A Linux client seldom holds more than a few hundred buffers; each costs a record here.
+    buffers: int = attrs.field(default=4096, validator=_positive)
+    # 1 GiB, and one page more for a buffer that does not start at a page boundary.
+    buffer_pages: int = attrs.field(default=262_145, validator=_positive)
+    # 4 GiB in all: pins cost 8 bytes a page in the mediator, 8 MiB for a guest at the cap.
+    total_pages: int = attrs.field(default=1_048_576, validator=_positive)
+    # A TEE caches one buffer a thread; 256 is beyond any thread count in use.
+    rpc_buffers: int | None = attrs.field(default=256, validator=_positive_or_none)
+    # 64 list pages, 127 MiB of buffer: about half a millisecond of work.
+    walk_entries: int = attrs.field(default=64 * PAGE_LIST_ENTRIES)
+
+    @walk_entries.validator
+    def _multiple(self, attribute: attrs.Attribute[int], value: int) -> None:
+        if value < PAGE_LIST_ENTRIES or value % PAGE_LIST_ENTRIES:
+            raise ValueError(f"walk_entries must be a multiple of {PAGE_LIST_ENTRIES}, got {value}")
+
+
+@attrs.frozen(kw_only=True)
+class MediatorSettings:
+    """Offers and limits of one mediator; the same for all of its guests.
+
+    ``capabilities``: mask of OPTEE_SMC_SEC_CAP_* bits that may pass to a guest.
+    ``thread_count``: answer GET_THREAD_COUNT. ``build_id``: pass a2 of GET_OS_REVISION.
+    ``contiguous``: build the page list for a contiguous temporary buffer instead of refusing it.
+    ``calls_count``: the answer to CALLS_COUNT. ``client_id_base``: client id of guest 0 (client
+    id 0 is the hypervisor's own). ``shadow_cache``: free shadow pages kept for the next call.
+    """
+
+    limits: Limits = Limits()
+    capabilities: int = OFFERED_CAPABILITIES
+    thread_count: bool = True
+    build_id: bool = True
+    contiguous: bool = True
+    calls_count: int = DEFAULT_CALLS_COUNT
+    client_id_base: int = attrs.field(default=1, validator=_positive)
+    shadow_cache: int = 64
+
+    @classmethod
+    def reference(cls, *, threads: int | None = None, buffer_pages: int = 129) -> MediatorSettings:
+        """The preset that equals the recorded reference mediator.
+
+        129 pages are 512 KiB and one page for misalignment; fewer than 16,384 pages in all.
+        """
+        return cls(
+            limits=Limits(
+                calls=threads,
+                buffers=16,
+                buffer_pages=buffer_pages,
+                total_pages=16_383,
+                rpc_buffers=None,
+            ),
+            capabilities=REFERENCE_CAPABILITIES,
+            thread_count=False,
+            build_id=False,
+            contiguous=False,
+            calls_count=REFERENCE_CALLS_COUNT,
+        )
