@@ -12,11 +12,10 @@ import struct
 from collections import deque
 from collections.abc import Iterable
 
-from attrs import frozen
-
 from smccc.constants import optee_msg as msg
 from smccc.constants import optee_smc as smc
 from specs.target import PAGE_SIZE, Outcome, Setup, Target, TargetFactory, Trap
+from specs.vectors.case import Difference
 from specs.vectors.names import Names
 from specs.vectors.scenario import (
     Aftermath,
@@ -65,18 +64,6 @@ _LIST_ENTRIES = 511
 _NONCONTIG = 1 << 9
 _TMEM_TYPES = (9, 10, 11)
 _MAX_LIST = 1 << 20
-
-
-@frozen
-class Difference:
-    """One difference: where in the scenario, what was recorded, what the target did."""
-
-    place: str
-    expected: str
-    actual: str
-
-    def __str__(self) -> str:
-        return f"{self.place}: expected {self.expected}, got {self.actual}"
 
 
 class _Frame:
