@@ -40,13 +40,6 @@ def _positive(instance: object, attribute: attrs.Attribute[int], value: int) -> 
         raise ValueError(f"{attribute.name} must be at least 1, got {value}")
 
 
-def _positive_or_none(
-    instance: object, attribute: attrs.Attribute[int | None], value: int | None
-) -> None:
-    if value is not None and value < 1:
-        raise ValueError(f"{attribute.name} must be None or at least 1, got {value}")
-
-
 @attrs.frozen(kw_only=True)
 class Limits:
     """Caps per guest (I6). Reaching one is an ABI error to that guest alone.
@@ -61,7 +54,7 @@ class Limits:
     of 511 so that a step ends with a list page.
     """
 
-    calls: int | None = attrs.field(default=None, validator=_positive_or_none)
+    calls: int | None = attrs.field(default=None)
     # A Linux client seldom holds more than a few hundred buffers; each costs a record here.
     buffers: int = attrs.field(default=4096, validator=_positive)
     # 1 GiB, and one page more for a buffer that does not start at a page boundary.
@@ -69,9 +62,15 @@ class Limits:
     # 4 GiB in all: pins cost 8 bytes a page in the mediator, 8 MiB for a guest at the cap.
     total_pages: int = attrs.field(default=1_048_576, validator=_positive)
     # A TEE caches one buffer a thread; 256 is beyond any thread count in use.
-    rpc_buffers: int | None = attrs.field(default=256, validator=_positive_or_none)
+    rpc_buffers: int | None = attrs.field(default=256)
     # 64 list pages, 127 MiB of buffer: about half a millisecond of work.
     walk_entries: int = attrs.field(default=64 * PAGE_LIST_ENTRIES)
+
+    @calls.validator
+    @rpc_buffers.validator
+    def _positive_or_none(self, attribute: attrs.Attribute[int | None], value: int | None) -> None:
+        if value is not None and value < 1:
+            raise ValueError(f"{attribute.name} must be None or at least 1, got {value}")
 
     @walk_entries.validator
     def _multiple(self, attribute: attrs.Attribute[int], value: int) -> None:
