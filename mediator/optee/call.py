@@ -373,6 +373,10 @@ async def _end(
     if call.command == REGISTER_SHM and accepted:
         buffers, call.buffers = call.buffers, []
         for buffer in buffers:
+            if buffer.doomed:
+                # Another processor unregistered it before this one could say that it is there.
+                await core.release_buffer(sys, guest, buffer)
+                continue
             buffer.live = True
             lists, buffer.list = buffer.list, None
             if lists is not None:
@@ -380,11 +384,17 @@ async def _end(
     elif call.buffers:
         await _release_buffers(core, sys, guest, call)
     target = call.target
-    if target is not None and accepted and target.live and not target.released:
-        await core.release_buffer(sys, guest, target)
+    if target is not None and accepted and not target.released:
+        if target.live:
+            await core.release_buffer(sys, guest, target)
+        elif target.kind == REGISTERED:
+            target.doomed = True
     segments = [(at, data[at : at + length]) for at, length in call.outputs]
     written = await place.write_back(sys, guest, call, segments)
     await core.release_call(sys, guest, call)
+    if status & M32 == smc.OPTEE_SMC_RETURN_ETHREAD_LIMIT and not guest.live_calls:
+        # Passed on, but a driver that waits for another of its calls to end waits for ever.
+        await core.finding(sys, guest, "secure-world", "no thread for a guest's only call")
     if not written:
         status = EBADADDR
     if core.sink is not None:

@@ -80,9 +80,16 @@ async def guest_destroyed(core: Core, sys: Syscalls, guest: int) -> bool:
     if record.entries:
         # An entry of this guest is still on its way out; what it holds is its own until then.
         return False
+    record.entries += 1
+    try:
+        return await _release_all(core, sys, record)
+    finally:
+        record.entries -= 1
+
+
+async def _release_all(core: Core, sys: Syscalls, record: Guest) -> bool:
     while record.live_calls:
-        serial = next(iter(record.live_calls))
-        call = record.live_calls[serial]
+        call = next(iter(record.live_calls.values()))
         # Its buffers go below, one by one, like all others.
         call.buffers, call.walk = [], None
         await core.drop_call(sys, record, call)
@@ -97,9 +104,9 @@ async def guest_destroyed(core: Core, sys: Syscalls, guest: int) -> bool:
     if await sys.should_preempt():
         return False
     answer = await sys.smc(smc.OPTEE_SMC_VM_DESTROYED, record.client, 0, 0, 0, 0, 0, 0)
-    core.guests.pop(guest, None)
+    core.guests.pop(record.id, None)
     if answer[0] & M32 != OK:
-        await sys.quarantine(guest, answer[0])
+        await sys.quarantine(record.id, answer[0])
     if core.sink is not None:
-        core.sink(events.GuestTornDown(guest, answer[0]))
+        core.sink(events.GuestTornDown(record.id, answer[0]))
     return True
