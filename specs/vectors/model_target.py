@@ -4,15 +4,27 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, TypeVar, cast
 
-from mediator import suspend
-from mediator.deployment.in_hypervisor import InHypervisor
+import attrs
+
+from mediator.deployment.in_hypervisor import InHypervisor, SuspendingSyscalls
 from mediator.host import PAGE_LIST_ENTRIES, PAGE_MASK, PAGE_SIZE, HostError, Shadow
 from mediator.hypervisor.services import ServiceSettings
+from mediator.hypervisor.tee import TeeMediator
 from mediator.hypervisor.traps import PSCI, UNDEFINED, Dispatcher
 from mediator.optee.settings import MediatorSettings
 from specs.target import Outcome, PageKind, PhysicalMap, Setup, Trap, World
+
+T = TypeVar("T")
+
+REFERENCE: Final = "reference"
+PRESETS: Final[Mapping[str, Callable[[], MediatorSettings]]] = MappingProxyType(
+    {REFERENCE: MediatorSettings.reference, "default": MediatorSettings}
+)
+"""The presets of the mediator by name."""
 
 _FIRST_SHADOW = 0x9_1234_5000
 _SHADOW_STEP = 3 * PAGE_SIZE
@@ -211,33 +223,50 @@ class Machine:
 
 
 class ModelTarget:
-    """Implements :class:`specs.target.Target` over our mediator."""
+    """Implements :class:`specs.target.Target` over our mediator.
 
-    def __init__(self, setup: Setup, world: World) -> None:
-        self._setup = setup
+    ``settings``: instead of those of the setup's preset. ``suspending``: every system call is a
+    switch point (and this driver switches to nobody).
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        world: World,
+        *,
+        settings: MediatorSettings | None = None,
+        suspending: bool = False,
+    ) -> None:
+        self._suspending = suspending
         self._machine = Machine(setup, world)
-        self._mediator = InHypervisor(self._machine, settings=mediator_settings(setup))
-        self._served: set[int] = set()
-        services = (
-            ServiceSettings.reference() if setup.preset == "reference" else ServiceSettings()
+        self._mediator = InHypervisor(
+            self._machine,
+            settings=settings or mediator_settings(setup),
+            suspending=suspending,
         )
-        self._dispatcher = Dispatcher(services, self._mediator)
+        services = ServiceSettings.reference() if setup.preset == REFERENCE else ServiceSettings()
+        self._dispatcher = Dispatcher(services, cast(TeeMediator, self._mediator))
 
     def probe(self, present: bool) -> bool:
         """Without a node in the platform description nobody asks the mediator."""
-        return present and suspend.run(self._mediator.probe_secure_world())
+        if self._suspending:
+            return (
+                present
+                and _drive(self._mediator.mediator.probe(SuspendingSyscalls(self._machine))).found
+            )
+        return self._mediator.probe(device_tree_node=present).found
 
     def create(self, guest: int, tee: bool) -> bool:
         """A guest without the TEE is unknown to the mediator."""
-        return not tee or suspend.run(self._mediator.guest_created(guest))
+        return not tee or _drive(self._mediator.guest_created(guest))
 
     def destroy(self, guest: int) -> bool:
         """One entry of the teardown."""
-        return suspend.run(self._mediator.guest_destroyed(guest))
+        return _drive(self._mediator.guest_destroyed(guest))
 
     def trap(self, trap: Trap) -> Outcome:
         """Through the dispatch of the reference hypervisor."""
-        answer = suspend.run(
+        answer = _drive(
             self._dispatcher.dispatch(
                 trap.guest,
                 trap.vcpu,
@@ -275,18 +304,31 @@ class ModelTarget:
         return self._machine.shadow(pa)
 
     def counters(self, guest: int) -> Mapping[str, int]:
-        """What the mediator says of the guest."""
-        return {}
+        """What the mediator says of the guest, by the names of the recording."""
+        info = self._mediator.guest_info(guest)
+        if info is None:
+            return {}
+        return {
+            "calls": info.calls,
+            "bufs": info.buffers,
+            "pages": info.pages,
+            "rpc_bufs": info.rpc_buffers,
+        }
+
+
+def _drive(coroutine: Coroutine[object, None, T]) -> T:
+    """Run a coroutine to its end; a switch point switches to nobody."""
+    while True:
+        try:
+            coroutine.send(None)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
 
 
 def mediator_settings(setup: Setup) -> MediatorSettings:
     """The mediator's settings for a preset by name, with the overrides of a scenario."""
-    import attrs
-
-    if setup.preset == "reference":
-        settings = MediatorSettings.reference()
-    else:
-        settings = MediatorSettings()
+    settings = PRESETS[setup.preset]()
     limits = settings.limits
     if setup.max_buffer_pages is not None:
         limits = attrs.evolve(limits, buffer_pages=setup.max_buffer_pages)

@@ -12,10 +12,13 @@ import struct
 from collections import deque
 from collections.abc import Iterable
 
+from attrs import frozen
+
 from smccc.constants import optee_msg as msg
 from smccc.constants import optee_smc as smc
 from specs.target import PAGE_SIZE, Outcome, Setup, Target, TargetFactory, Trap
 from specs.vectors.case import Difference
+from specs.vectors.facts import Fact, Facts
 from specs.vectors.names import Names
 from specs.vectors.scenario import (
     Aftermath,
@@ -77,9 +80,19 @@ class _Frame:
         self.done = 0
 
 
-def play(scenario: Scenario, factory: TargetFactory, preset: str) -> list[Difference]:
-    """Run ``scenario`` against a fresh target; the differences, empty if there are none."""
-    return Play(scenario, factory, preset).run()
+@frozen
+class Played:
+    """The differences of one run, and the facts up to the step of the first one."""
+
+    differences: tuple[Difference, ...]
+    facts: frozenset[Fact]
+
+
+def play(scenario: Scenario, factory: TargetFactory, preset: str) -> Played:
+    """Run ``scenario`` against a fresh target."""
+    run = Play(scenario, factory, preset)
+    differences = tuple(run.run())
+    return Played(differences, run.facts.until(run.first_difference))
 
 
 class Play:
@@ -89,9 +102,7 @@ class Play:
         self.differences: list[Difference] = []
         self._scenario = scenario
         self._physical = scenario.physical
-        self._setup = Setup(
-            scenario.guests, scenario.threads, preset, scenario.max_buffer_pages
-        )
+        self._setup = Setup(scenario.guests, scenario.threads, preset, scenario.max_buffer_pages)
         self._frames: list[_Frame] = []
         self._preempt: deque[bool] = deque()
         self._reads = 0
@@ -103,6 +114,8 @@ class Play:
         self._probing = False
         self._target: Target = factory(self._setup, self)
         self._names = Names(scenario, self._target.shadow)
+        self.facts = Facts(self._guest_page)
+        self.first_difference = len(scenario.steps)
 
     # --- running -----------------------------------------------------------------------------
 
@@ -125,7 +138,10 @@ class Play:
     def _run_step(self, step: Step, place: str) -> bool:
         self._before.clear()
         self._reads = self._allocations = 0
+        self.facts.step = int(place[6:-1])
         self._step = step if isinstance(step, CallStep) else None
+        if self._step is not None and self._step.fail_alloc is not None:
+            self.facts.note(Fact.ALLOCATION_FAILED)
         match step:
             case WriteStep(writes):
                 for write in writes:
@@ -148,6 +164,8 @@ class Play:
                 self._compare(f"{place}.ok", step.ok, ok)
             case DestroyStep():
                 self._preempt.extend(step.preempt)
+                if any(self._preempt):
+                    self.facts.note(Fact.TEARDOWN_PREEMPTED)
                 done = self._with_calls(
                     step.calls, place, "destroy", self._target.destroy, step.guest
                 )
@@ -158,7 +176,12 @@ class Play:
         return True
 
     def _with_calls(
-        self, calls: tuple[SecureCall, ...], place: str, what: str, entry: object, *arguments: object
+        self,
+        calls: tuple[SecureCall, ...],
+        place: str,
+        what: str,
+        entry: object,
+        *arguments: object,
     ) -> object:
         frame = _Frame(calls, place)
         self._frames.append(frame)
@@ -189,12 +212,15 @@ class Play:
             step.immediate,
             vcpu=len(self._frames),
         )
+        self.facts.trapped(step.guest, step.regs)
         outcome = self._with_calls(step.calls, place, "smc", self._target.trap, trap)
         if not isinstance(outcome, Outcome):
             return
         self._compare(f"{place}.undef", step.undefined, outcome.undefined)
         self._compare(
-            f"{place}.handled_by", step.handled_by or "nobody else", outcome.handled_by or "nobody else"
+            f"{place}.handled_by",
+            step.handled_by or "nobody else",
+            outcome.handled_by or "nobody else",
         )
         if step.out is None or outcome.handled_by is not None:
             return
@@ -228,6 +254,7 @@ class Play:
             if page is None:
                 self._differ(place + ".writes", f"{symbol.text} to be known", "no such page yet")
             else:
+                self.facts.written_by_tee(offset, data, self._target.read(page, PAGE_SIZE))
                 self._target.write(page + offset, data)
                 self._also_before(page + offset, data)
         self._names.used(call.symbols())
@@ -240,6 +267,7 @@ class Play:
                 self._trap(event, f"{place}.meanwhile[{index}].smc")
         reply = [self._reply_word(word, place) for word in call.reply]
         self._note_rpc(regs, reply)
+        self.facts.answered(regs, reply)
         return reply[0], reply[1], reply[2], reply[3]
 
     def should_preempt(self) -> bool:
@@ -278,6 +306,11 @@ class Play:
             case _:
                 return _UNKNOWN_FUNCTION
 
+    def _guest_page(self, guest: int, ipa: int) -> bytes | None:
+        """The page at ``ipa`` of the guest's map, whatever stage 2 says now."""
+        page = self._physical.translate(guest, ipa & ~_OFFSET)
+        return None if page is None else self._target.read(page, PAGE_SIZE)
+
     def _guest_write(self, write: GuestWrite) -> None:
         address, data = write.ipa, write.data
         while data:
@@ -309,7 +342,9 @@ class Play:
         guest = symbol.guest
         if guest is None:
             return None
-        return self._physical.translate(self._physical.guests[0] if guest < 0 else guest, symbol.ipa)
+        return self._physical.translate(
+            self._physical.guests[0] if guest < 0 else guest, symbol.ipa
+        )
 
     def _reply_word(self, word: Word, place: str) -> int:
         if isinstance(word, int):
@@ -332,6 +367,7 @@ class Play:
     # --- comparing ---------------------------------------------------------------------------
 
     def _differ(self, place: str, expected: str, actual: str) -> None:
+        self.first_difference = min(self.first_difference, self.facts.step)
         if len(self.differences) < MAX_DIFFERENCES:
             self.differences.append(Difference(place, expected, actual))
 
@@ -367,7 +403,9 @@ class Play:
             if answer == smc.OPTEE_SMC_RETURN_RPC_ALLOC:
                 address = regs[1] << 32 | regs[2]
                 if address:
-                    self._rpc_pages[regs[7], (regs[4] & _MASK32) << 32 | regs[5] & _MASK32] = address
+                    self._rpc_pages[regs[7], (regs[4] & _MASK32) << 32 | regs[5] & _MASK32] = (
+                        address
+                    )
             elif answer == smc.OPTEE_SMC_RETURN_RPC_CMD:
                 page = self._rpc_pages.get((regs[7], cookie))
         self._compare_message(call.rpc_message, page, place + ".rpc_msg")

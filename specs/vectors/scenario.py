@@ -19,8 +19,11 @@ from specs.vectors.source import Value, hex_value, shown
 INFORMATION_ONLY: Final = ("id", "cat", "title", "note", "quirk", "acct", "preempt_checks")
 """Fields of a scenario that no comparison looks at."""
 
-MAX_PAGES: Final = 1 << 20
-"""Pages of one region or buffer (4 GiB); more in a file is a mistake."""
+MAX_PAGES: Final = 1 << 18
+"""Pages of all maps of a scenario (1 GiB), or of one buffer; more in a file is a mistake."""
+
+MAX_GUEST: Final = (1 << 16) - 2
+"""Largest guest number: client ids are one more and 16 bits wide in OP-TEE."""
 
 MAX_DEPTH: Final = 8
 """Processors that may trap inside each other's secure-world calls."""
@@ -221,6 +224,8 @@ def read_scenario(value: Value) -> Scenario:
     guests = tuple(_guest(item) for item in fields["domains"].items())
     if len({guest.number for guest in guests}) != len(guests):
         fields["domains"].fail("two guests with one id")
+    if sum(region.pages for guest in guests for region in guest.regions) > MAX_PAGES:
+        fields["domains"].fail(f"more than {MAX_PAGES} pages in all maps")
     limits = fields["limits"].fields((), ("max_buf_pages",)) if "limits" in fields else {}
     physical = PhysicalMap.of(guests)
     reader = _Reader(physical)
@@ -251,11 +256,13 @@ def _guest(value: Value) -> GuestSpec:
     regions = tuple(_region(item) for item in fields["map"].items())
     taken: set[int] = set()
     for index, region in enumerate(regions):
+        if len(taken) > MAX_PAGES:
+            fields["map"].fail(f"more than {MAX_PAGES} pages")
         pages = range(region.ipa, region.ipa + region.pages * PAGE_SIZE, PAGE_SIZE)
         if not taken.isdisjoint(pages):
             fields["map"].items()[index].fail("overlaps an earlier entry")
         taken.update(pages)
-    return GuestSpec(fields["id"].integer(0, (1 << 16) - 2), bits, regions)
+    return GuestSpec(fields["id"].integer(0, MAX_GUEST), bits, regions)
 
 
 def _region(value: Value) -> Region:
@@ -372,7 +379,8 @@ class _Reader:
         )
         guest = self._number(fields)
         hvc, aarch32 = _conduit(fields["via"])
-        race_after, race_writes = None, ()
+        race_after: int | None = None
+        race_writes: tuple[GuestWrite, ...] = ()
         if "race" in fields:
             race = fields["race"].fields(("after_fetch", "writes"))
             race_after = race["after_fetch"].integer(1, MAX_PAGES)
@@ -514,8 +522,8 @@ class _Reader:
 
     def _placed(self, value: Value) -> Symbol:
         symbol = _symbol(value)
-        if symbol.part:
-            value.fail("must name a whole address")
+        if symbol.part or symbol.offset or symbol.ipa % PAGE_SIZE:
+            value.fail("must name a page")
         if symbol.guest is not None:
             guest = self._only(value) if symbol.guest < 0 else symbol.guest
             if self._physical.translate(guest, symbol.ipa) is None:

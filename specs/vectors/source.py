@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import NoReturn, TypeAlias
 
 from specs.vectors.errors import InputError
 
-Json: TypeAlias = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 
 MAX_FILE_BYTES = 256 << 20
 """A vector file larger than this (unpacked) is refused, so that no gzip bomb fills the memory."""
@@ -23,6 +24,7 @@ MAX_FILE_BYTES = 256 << 20
 MAX_SHOWN = 60
 """Characters of a wrong value shown in an error message."""
 
+_PATH = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -80,6 +82,46 @@ def json_lines(data: bytes, file: str) -> Iterator[tuple[int, Json]]:
             yield number, parse_json(text, file, number)
 
 
+def line_of(text: bytes, field: str) -> int:
+    """The line on which ``field`` (like ``calls[3].name``) stands in a JSON document, 0 if unknown.
+
+    As much of the path is followed as exists, so a missing field leads to its object.
+    """
+    document = text.decode("utf-8", "replace")
+    place = 0
+    try:
+        for key, index in _PATH.findall(field):
+            place = _step(document, _skip(document, place), int(index) if index else key)
+    except (ValueError, IndexError, RecursionError):
+        pass
+    return document.count("\n", 0, place) + 1
+
+
+def _skip(text: str, place: int) -> int:
+    while text[place] in " \t\r\n,:":
+        place += 1
+    return place
+
+
+def _step(text: str, place: int, key: str | int) -> int:
+    """The place of the element ``key`` of the object or list at ``place``."""
+    decoder = json.JSONDecoder()
+    place = _skip(text, place + 1)
+    number = 0
+    while text[place] not in "]}":
+        if isinstance(key, str):
+            name, place = decoder.raw_decode(text, place)
+            if name == key:
+                return place
+            place = _skip(text, place)
+        elif number == key:
+            return place
+        _, place = decoder.raw_decode(text, place)
+        place = _skip(text, place)
+        number += 1
+    raise IndexError(key)
+
+
 def shown(value: object) -> str:
     """A short, escaped form of a value for messages."""
     text = ascii(value)
@@ -101,9 +143,7 @@ class Value:
         """Raise the error that names this field."""
         raise InputError(self.file, self.line, self.path, reason)
 
-    def fields(
-        self, required: Collection[str], optional: Collection[str] = ()
-    ) -> dict[str, Value]:
+    def fields(self, required: Collection[str], optional: Collection[str] = ()) -> dict[str, Value]:
         """The object's fields; missing and unknown ones are errors."""
         raw = self.raw
         if not isinstance(raw, dict):
@@ -179,6 +219,13 @@ class Value:
         if value is None or value >> bits:
             self.fail(f"must be a {bits}-bit hexadecimal string like 0x1f, not {shown(text)}")
         return value
+
+    def function_id(self) -> int:
+        """A 32-bit number with all of its eight lower-case hexadecimal digits."""
+        text = self.text()
+        if len(text) != 10 or not text.startswith("0x") or text[2:].strip("0123456789abcdef"):
+            self.fail(f"must be like 0x3200000a, not {shown(text)}")
+        return int(text, 16)
 
     def data(self) -> bytes:
         """Bytes as lower-case hexadecimal digits without prefix."""

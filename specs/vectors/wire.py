@@ -67,14 +67,14 @@ _VIEW_BITS: Final = {"offs_low": 32, "offs_high": 16, "internal_offs": 16}
 def function_id_case(value: Value) -> Case:
     """Decode the id, compare every part, and put it together again."""
     fields = value.fields(FUNCTION_ID_FIELDS, ("names",))
-    number = fields["fid"].hex(32)
+    number = fields["fid"].function_id()
     decoded = FunctionId.decode(number)
     compare = Comparison()
     compare.equal("fast", fields["fast"].boolean(), decoded.fast)
     compare.equal("smc64", fields["smc64"].boolean(), decoded.smc64)
     compare.equal("owner", fields["owner"].integer(), decoded.owner)
     compare.equal("func", fields["func"].integer(), decoded.number)
-    compare.equal("rebuilt", fields["rebuilt"].hex(32), decoded.plain)
+    compare.equal("rebuilt", fields["rebuilt"].function_id(), decoded.plain)
     compare.equal("sve_hint", fields["sve_hint"].boolean(), decoded.sve_hint)
     compare.equal("bits_23_17", fields["bits_23_17"].integer(), decoded.reserved)
     compare.equal("tfa_valid_fast", fields["tfa_valid_fast"].boolean(), decoded.is_valid_fast)
@@ -111,8 +111,12 @@ def message_case(value: Value) -> Case:
         built.append(_compare_param(compare, f"params[{index}]", item, param))
     compare.equal("bytes built from what was parsed", data, parsed.build())
     try:
-        values = [expected[field].integer(0, U32) for field in _HEADER[:-1]]
-        again = wire_message.Message(*values, tuple(built)).build()
+        cmd, func, session, cancel_id, pad, ret, ret_origin = (
+            expected[field].integer(0, U32) for field in _HEADER[:-1]
+        )
+        again = wire_message.Message(
+            cmd, func, session, cancel_id, pad, ret, ret_origin, tuple(built)
+        ).build()
         compare.equal("bytes built from the fields", data, again)
     except BuildError as error:
         compare.differ("fields", "a message", str(error))

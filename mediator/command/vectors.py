@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""``optee-mediator vectors``: check golden vector files."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+
+from specs.rules import RuleBook, rules
+from specs.vectors import report
+from specs.vectors.case import FileResult
+from specs.vectors.errors import InputError
+from specs.vectors.files import Options, run_file
+from specs.vectors.model_target import PRESETS, REFERENCE, ModelTarget
+
+PROGRESS_AFTER: Final = 2.0
+"""Seconds after which progress is shown; what is quicker needs none."""
+
+EXAMPLES: Final = """
+\b
+Examples:
+  optee-mediator vectors mediator_behaviour.jsonl
+  optee-mediator vectors abi/*.json abi/*.jsonl abi/*.gz
+  optee-mediator vectors --preset default --strict-quirks mediator_behaviour.jsonl
+  optee-mediator vectors --json *.jsonl | jq '.files[] | {file, passed, failed}'
+
+\b
+Exit codes: 0 every vector of kind abi passed, 1 one differed, 2 a file cannot be used.
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE..."
+)
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    default=REFERENCE,
+    show_default=True,
+    help="Offers and limits of the mediator under test.",
+)
+@click.option(
+    "--strict-quirks", is_flag=True, help="Let a quirk that differs decide the exit code."
+)
+@click.option(
+    "--show",
+    type=click.IntRange(0),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Show the differences of the first N failed vectors of each file.",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the report as JSON on standard output."
+)
+def vectors(
+    files: tuple[Path, ...], preset: str, strict_quirks: bool, show: int, as_json: bool
+) -> None:
+    """Check golden vector FILEs, plain or gzip, recognised by their content.
+
+    Known kinds: mediator behaviour scenarios, function ids, messages, page lists, header constants,
+    structure layouts and register tables. A vector of kind quirk that differs is reported with the
+    rule that explains it and does not fail the check.
+    """
+    book = rules()
+    results: list[FileResult] = []
+    errors: list[InputError] = []
+    for path in files:
+        with _Progress(path) as progress:
+            options = Options(ModelTarget, preset, strict_quirks, progress.update, book)
+            try:
+                results.append(run_file(path, options))
+            except InputError as error:
+                errors.append(error)
+    _print(results, errors, book, preset, strict_quirks, show, as_json)
+    sys.exit(report.exit_code(results, errors))
+
+
+def _print(
+    results: Sequence[FileResult],
+    errors: Sequence[InputError],
+    book: RuleBook,
+    preset: str,
+    strict_quirks: bool,
+    show: int,
+    as_json: bool,
+) -> None:
+    if as_json:
+        document = report.as_json(results, errors, book, preset, strict_quirks)
+        click.echo(json.dumps(document, indent=2))
+    else:
+        for line in report.as_text(results, book, show):
+            click.echo(line)
+    for error in errors:
+        click.echo(f"error: {report.printable(str(error))}", err=True)
+
+
+class _Progress:
+    """A bar on standard error, once a file has taken long enough to wonder."""
+
+    def __init__(self, path: Path) -> None:
+        self._title = report.printable(path.name)
+        self._started = time.monotonic()
+        self._bar: object = None
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        from rich.progress import Progress
+
+        if isinstance(self._bar, Progress):
+            self._bar.stop()
+
+    def update(self, done: int, total: int) -> None:
+        """``done`` of ``total`` vectors have been run."""
+        if time.monotonic() - self._started < PROGRESS_AFTER:
+            return
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.progress import Progress
+
+        if not isinstance(self._bar, Progress):
+            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task(escape(self._title), total=total)
+            self._bar.start()
+        self._bar.update(self._task, completed=done)
