@@ -9,22 +9,22 @@ TEE_ERROR_SHORT_BUFFER with the needed size in the parameter, and nothing is wri
 Needs the extra ``crypto``; without it no session opens (TEE_ERROR_NOT_SUPPORTED), and
 :func:`secure_world.apps.cipher.require_crypto` names what is missing.
 
-Commands and their parameters (all others ``NONE``):
+Commands and their parameters (all others ``NONE``)::
 
-| command        | 0                                  | 1                | 2              | 3          |
-| -------------- | ---------------------------------- | ---------------- | -------------- | ---------- |
-| DIGEST         | in: data                           | out: 32          |                |            |
-| GENERATE_KEY   | inout value: a type, b handle out  |                  |                |            |
-| IMPORT_KEY     | inout value: a type, b handle out  | in: secret       |                |            |
-| PUBLIC_KEY     | value: a handle                    | out: 65          |                |            |
-| DELETE_KEY     | value: a handle                    |                  |                |            |
-| MAC            | value: a handle                    | in: data         | out: 32        |            |
-| MAC_VERIFY     | value: a handle                    | in: data         | in: mac        |            |
-| AE_ENCRYPT     | value: a handle, b nonce octets    | in: nonce, aad   | in: plaintext  | out: ct+tag|
-| AE_DECRYPT     | value: a handle, b nonce octets    | in: nonce, aad   | in: ct+tag     | out: plain |
-| SIGN           | value: a handle                    | in: digest (32)  | out: r, s (64) |            |
-| VERIFY         | value: a handle                    | in: digest (32)  | in: r, s (64)  |            |
-| RANDOM         | out: any size                      |                  |                |            |
+    command          0                                    1                  2                3
+    --------------   ----------------------------------   ----------------   --------------   ----------
+    DIGEST           in: data                             out: 32
+    GENERATE_KEY     inout value: a type, b handle out
+    IMPORT_KEY       inout value: a type, b handle out    in: secret
+    PUBLIC_KEY       value: a handle                      out: 65
+    DELETE_KEY       value: a handle
+    MAC              value: a handle                      in: data           out: 32
+    MAC_VERIFY       value: a handle                      in: data           in: mac
+    AE_ENCRYPT       value: a handle, b nonce octets      in: nonce, aad     in: plaintext    out: ct+tag
+    AE_DECRYPT       value: a handle, b nonce octets      in: nonce, aad     in: ct+tag       out: plain
+    SIGN             value: a handle                      in: digest (32)    out: r, s (64)
+    VERIFY           value: a handle                      in: digest (32)    in: r, s (64)
+    RANDOM           out: any size
 """
 
 from __future__ import annotations

@@ -7,23 +7,23 @@ adds what GlobalPlatform calls object handles: access rights, sharing rules and 
 
 A handle belongs to the session that made it. Every command fails with BAD_PARAMETERS for parameters
 of other types or an unknown handle (GlobalPlatform would panic; a shared TA must not let one client
-kill the others), and with ACCESS_CONFLICT or ACCESS_DENIED as the standard says.
+kill the others), and with ACCESS_CONFLICT or ACCESS_DENIED as the standard says::
 
-| command     | 0                            | 1                                   | 2                 | 3        |
-| ----------- | ---------------------------- | ----------------------------------- | ----------------- | -------- |
-| OPEN        | in: object id                | inout value: a flags, b handle out  | value: a storage  |          |
-| CLOSE       | value: a handle              |                                     |                   |          |
-| READ        | out: data                    | inout value: a handle, b octets out |                   |          |
-| WRITE       | in: data                     | value: a handle                     |                   |          |
-| CREATE      | in: object id                | inout value: a flags, b handle out  | value: a storage  | in: data |
-| SEEK        | value: a handle, b offset    | inout value: a whence, b position   |                   |          |
-| UNLINK      | value: a handle              |                                     |                   |          |
-| RENAME      | value: a handle              | in: new object id                   |                   |          |
-| TRUNCATE    | value: a handle, b size      |                                     |                   |          |
-| START_ENUM  | value: a storage             |                                     |                   |          |
-| NEXT_ENUM   | out: object id               | out value: a size                   |                   |          |
-| GET_INFO    | value: a handle              | out value: a size, b position       |                   |          |
-| RESET       | value: a storage             |                                     |                   |          |
+    command       0                              1                                     2                   3
+    -----------   ----------------------------   -----------------------------------   -----------------   --------
+    OPEN          in: object id                  inout value: a flags, b handle out    value: a storage
+    CLOSE         value: a handle
+    READ          out: data                      inout value: a handle, b octets out
+    WRITE         in: data                       value: a handle
+    CREATE        in: object id                  inout value: a flags, b handle out    value: a storage    in: data
+    SEEK          value: a handle, b offset      inout value: a whence, b position
+    UNLINK        value: a handle
+    RENAME        value: a handle                in: new object id
+    TRUNCATE      value: a handle, b size
+    START_ENUM    value: a storage
+    NEXT_ENUM     out: object id                 out value: a size
+    GET_INFO      value: a handle                out value: a size, b position
+    RESET         value: a storage
 
 The offset of SEEK is signed. The storage is TEE_STORAGE_PRIVATE or TEE_STORAGE_PRIVATE_REE.
 """
