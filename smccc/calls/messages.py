@@ -17,6 +17,7 @@ from smccc.calls.params import (
     Command,
     Identifier,
     Memory,
+    NoAnswer,
     Numbers,
     Out,
     Place,
@@ -167,6 +168,7 @@ class DoBottomHalf(MessageCommand):
     """DO_BOTTOM_HALF after a notification. OP-TEE leaves ``ret`` untouched."""
 
     COMMAND = msg.OPTEE_MSG_CMD_DO_BOTTOM_HALF
+    ANSWER = NoAnswer
 
 
 @attrs.frozen
@@ -174,6 +176,7 @@ class StopAsyncNotif(MessageCommand):
     """STOP_ASYNC_NOTIF. OP-TEE leaves ``ret`` untouched."""
 
     COMMAND = msg.OPTEE_MSG_CMD_STOP_ASYNC_NOTIF
+    ANSWER = NoAnswer
 
 
 @attrs.frozen

@@ -242,3 +242,10 @@ class Answer:
             params[start:] = rest
         header = {name: getattr(self, name) for name in self.HEADER}
         return request._replace(**header, params=tuple(params))
+
+
+@attrs.frozen
+class NoAnswer(Answer):
+    """The answer of a command to which nobody writes a result."""
+
+    HEADER = ()
