@@ -1,11 +1,21 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Examples in the documentation are tests: every ``python`` block of README.md and docs/ runs."""
+"""Examples are tests: ``python`` blocks of README.md and docs/, and ``>>>`` in docstrings."""
 
 from sybil import Sybil
+from sybil.document import PythonDocStringDocument
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 from sybil.parsers.myst import DocTestDirectiveParser
+from sybil.parsers.rest import DocTestParser
+from sybil.sybil import SybilCollection
 
-pytest_collect_file = Sybil(
+_pages = Sybil(
     parsers=[PythonCodeBlockParser(), SkipParser(), DocTestDirectiveParser()],
     patterns=["README.md", "docs/*.md", "docs/*/*.md"],
-).pytest()
+)
+_docstrings = Sybil(
+    parsers=[DocTestParser()],
+    patterns=[f"{p}/**/*.py" for p in ("mediator", "secure_world", "smccc", "fuzz", "specs")],
+    document_types={".py": PythonDocStringDocument},
+)
+
+pytest_collect_file = SybilCollection([_pages, _docstrings]).pytest()
