@@ -9,6 +9,12 @@ from typing import NamedTuple
 Sink = Callable[[tuple[object, ...]], None]
 
 
+NO_CALL = -1
+"""In place of a call's serial number: a fast call or a life-cycle step."""
+NO_GUEST = -1
+"""In place of a guest: the TEE is entered for the hypervisor itself."""
+
+
 class CallStarted(NamedTuple):
     """A yielding call was accepted: ``call`` is unique per guest, ``command`` a message command."""
 

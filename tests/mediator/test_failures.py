@@ -140,7 +140,7 @@ def test_a_host_method_that_raises_leaves_all_balanced(
             journey(rig)
         rig.host.raise_in = None
         # What is left belongs to calls that are suspended and to buffers that were completed.
-        calls, buffers, pages, rpc_buffers = rig.info()
+        calls, _, pages, rpc_buffers = rig.info()
         assert rig.pinned() == pages + rpc_buffers
         assert calls == len(rig.tee.mediator._core.guests[0].suspended)
         end(rig)
