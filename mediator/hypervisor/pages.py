@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Page lists as arrays: translate, check, pin and unpin hundreds of thousands of pages at once.
+
+The reference host uses plain loops below :data:`SMALL_LIST` entries and these functions from there
+on; both give the same answers (tested). Work goes block by block, so that every temporary array stays
+in the cache, and only the two tables themselves, stage 2 and frames, are touched at random.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mediator.host import PAGE_SHIFT
+from mediator.hypervisor.frames import GUARD, OWNER_MASK, PINNABLE, ZOMBIE, FrameTable
+from mediator.hypervisor.stage2 import KIND_MASK, KIND_SHIFT, OWN_RW, Int64Array, Stage2
+
+SMALL_LIST: Final = 38
+"""Entries from which arrays win: a loop costs some 0.3 µs per page, the arrays some 12 µs at once."""
+
+BLOCK: Final = 16_384
+"""Entries per block: 128 KiB for a temporary array of 64-bit words."""
+
+NEAR: Final = 640 * 1024
+"""Frames (5 MiB of frame words) that can be touched at random without missing the TLB each time.
+
+Pages further apart are first put in order of their high bits, which costs less than the misses."""
+
+_PAGE_SHIFT: Final = np.uint64(PAGE_SHIFT)
+_ADDRESS_SHIFT: Final = np.int64(PAGE_SHIFT)
+_KIND_SHIFT: Final = np.uint32(KIND_SHIFT)
+_REGION_SHIFT: Final = np.int64(14)
+# add.at and subtract.at are fast only if the operand has exactly the type of the table.
+_ONE: Final = np.int64(1)
+
+
+def numbers(addresses: bytes) -> Int64Array:
+    """Page numbers of little-endian u64 addresses; the low 12 bits are dropped."""
+    words: NDArray[np.uint64] = np.frombuffer(addresses, "<u8")
+    return (words >> _PAGE_SHIFT).view(np.int64)
+
+
+def addresses(pfns: Int64Array) -> bytes:
+    """Little-endian u64 page addresses of frame numbers."""
+    return (pfns << _ADDRESS_SHIFT).astype("<i8", copy=False).tobytes()
+
+
+def translate(stage2: Stage2, ipas: bytes) -> Int64Array | None:
+    """Frames of the pages at ``ipas``; ``None`` unless all are the guest's own read-write RAM."""
+    words: NDArray[np.uint64] = np.frombuffer(ipas, "<u8")
+    count = len(words)
+    pfns: Int64Array = np.empty(count, np.int64)
+    for start in range(0, count, BLOCK):
+        gfns = (words[start : start + BLOCK] >> _PAGE_SHIFT).view(np.int64)
+        entries = stage2.entries(gfns)
+        if int(np.bitwise_and.reduce(entries)) & KIND_MASK != OWN_RW:
+            return None
+        entries >>= _KIND_SHIFT
+        pfns[start : start + BLOCK] = entries
+    return pfns
+
+
+def near(pfns: Int64Array) -> Int64Array:
+    """The same frames in an order that is kind to the TLB; in order already if they lie close."""
+    if len(pfns) < BLOCK or int(pfns.max()) - int(pfns.min()) < NEAR:
+        return pfns
+    order = np.argsort((pfns >> _REGION_SHIFT).astype(np.uint16), kind="stable")
+    return pfns.take(order)
+
+
+def differences(table: FrameTable, pfns: Int64Array, own: int) -> int:
+    """All bits in which the word of any of these frames differs from ``own``."""
+    array, expected = table.array, np.int64(own)
+    found = 0
+    for start in range(0, len(pfns), BLOCK):
+        words = array.take(pfns[start : start + BLOCK])
+        words ^= expected
+        found |= int(np.bitwise_or.reduce(words))
+    return found
+
+
+def pin(table: FrameTable, pfns: Int64Array, own: int) -> bool:
+    """One reference more on each frame, duplicates counted; ``False`` (and none) if one is not ours.
+
+    ``own`` is the word of an unreferenced frame of the owner.
+    """
+    pfns = near(pfns)
+    found = differences(table, pfns, own)
+    if found & PINNABLE and table.fill_for(pfns):
+        # Some of them lay in a part of RAM that nobody had looked at, and had no word yet.
+        found = differences(table, pfns, own)
+    if found & PINNABLE:
+        return False
+    for start in range(0, len(pfns), BLOCK):
+        np.add.at(table.array, pfns[start : start + BLOCK], _ONE)
+    return True
+
+
+def unpin(table: FrameTable, pfns: Int64Array, own: int) -> int | None:
+    """One reference less on each frame; the number of zombies that became free.
+
+    ``None``, and no reference dropped, if a frame is not the owner's or had too few references.
+    """
+    if not len(pfns) or int(pfns.min()) < table.first or int(pfns.max()) >= table.end:
+        return None if len(pfns) else 0
+    pfns = near(pfns)
+    array = table.array
+    for start in range(0, len(pfns), BLOCK):
+        np.subtract.at(array, pfns[start : start + BLOCK], _ONE)
+    found = differences(table, pfns, own)
+    if found & (OWNER_MASK | GUARD):
+        for start in range(0, len(pfns), BLOCK):
+            np.add.at(array, pfns[start : start + BLOCK], _ONE)
+        return None
+    if not found & ZOMBIE:
+        return 0
+    late = np.unique(pfns[array[pfns] & np.int64(ZOMBIE) != 0])
+    return sum(table.reap(pfn) for pfn in late.tolist())
