@@ -125,16 +125,18 @@ class TeardownPreempted(NamedTuple):
     guest: int
 
 
+class TeeKeepsGuest(NamedTuple):
+    """The TEE answered the end of the guest with ``answer`` instead of OK: it goes to quarantine."""
+
+    guest: int
+    answer: int
+
+
 class GuestDestroyed(NamedTuple):
-    """Destruction is complete; frames and id are free."""
+    """Destruction is complete. ``quarantined`` 0: frames and id are free; 1: kept for ever."""
 
     guest: int
-
-
-class GuestQuarantined(NamedTuple):
-    """Destruction is complete, but the TEE did not let go: frames and id are kept."""
-
-    guest: int
+    quarantined: int
 
 
 class ProgramCrash(NamedTuple):

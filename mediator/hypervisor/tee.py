@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What the reference hypervisor asks of a TEE mediator: three entries, and two optional services.
+"""What the reference hypervisor asks of a TEE mediator: three entries, and two optional ones.
 
 The hypervisor knows no TEE. It hands over every trap of the Trusted Application and Trusted OS
 owner ranges (SMCCC, DEN 0028, table 6-1) and the beginning and end of each guest; the mediator
@@ -25,17 +25,9 @@ class TeeMediator(Protocol):
         """Make ``guest`` known to the TEE; ``False``: the TEE refused it."""
 
     async def guest_destroyed(self, guest: int) -> bool:
-        """Forget ``guest``, release every pin; ``False``: preempted, call again."""
+        """Forget ``guest``, release every pin; ``False``: preempted, call again.
 
-
-@runtime_checkable
-class TeardownReport(Protocol):
-    """Optional: a mediator that can say how the TEE answered the end of a guest."""
-
-    def destroyed_cleanly(self, guest: int) -> bool:
-        """Whether the TEE acknowledged the destruction of ``guest``; asked once, after the end.
-
-        ``False`` makes the machine quarantine the guest's frames and its id.
+        If the TEE does not let go, the mediator says so with ``Host.quarantine``.
         """
 
 

@@ -37,18 +37,22 @@ from smccc.constants import arm_smccc
 
 
 class TrapOutcome(Enum):
-    """Ends of a trap that are not a register frame."""
+    """Ends of a trap, or of its routing, that are not a register frame."""
 
     UNDEFINED = "undefined"
     """Inject an undefined instruction exception; nothing was answered."""
     PSCI = "psci"
     """The call belongs to the PSCI implementation, which has yet to run."""
+    TEE = "tee"
+    """The call belongs to the TEE mediator, which has yet to run. Never the end of a trap."""
 
 
 UNDEFINED: Final = TrapOutcome.UNDEFINED
 PSCI: Final = TrapOutcome.PSCI
+TEE: Final = TrapOutcome.TEE
 
 Answer: TypeAlias = Registers | Literal[TrapOutcome.UNDEFINED, TrapOutcome.PSCI]
+Route: TypeAlias = Answer | Literal[TrapOutcome.TEE]
 SipHook: TypeAlias = Callable[[int, int, Registers], Registers | None]
 """``(guest, vcpu, regs)`` -> registers, or ``None``: unknown. The platform's silicon provider calls."""
 
@@ -87,27 +91,50 @@ def advance_pc(hvc: bool, answer: Answer) -> bool:
     return not hvc and answer is not UNDEFINED
 
 
-class Dispatcher:
-    """Routes traps. ``sip`` serves the platform's SiP range; without it that range is unknown."""
+def not_supported(regs: Registers) -> Registers:
+    """The answer to a call that nobody serves."""
+    return (NOT_SUPPORTED, *regs[1:])
 
-    __slots__ = ("_answers", "_hint", "_psci", "_settings", "_sip", "_tee")
+
+def low_words(regs: Registers) -> Registers:
+    """The 32-bit view of a register frame."""
+    a0, a1, a2, a3, a4, a5, a6, a7 = regs
+    return (
+        a0 & MASK32,
+        a1 & MASK32,
+        a2 & MASK32,
+        a3 & MASK32,
+        a4 & MASK32,
+        a5 & MASK32,
+        a6 & MASK32,
+        a7 & MASK32,
+    )
+
+
+class Dispatcher:
+    """Routes traps. ``sip`` serves the platform's SiP range; without it that range is unknown.
+
+    ``tee``: the mediator; a machine without one refuses the TEE ranges. ``has_hint``: bit 16 of a
+    function id is a hint and must be cleared by :meth:`normalise`.
+    """
+
+    __slots__ = ("_answers", "_psci", "_settings", "_sip", "has_hint", "tee")
 
     def __init__(
         self, settings: ServiceSettings, tee: TeeMediator | None, sip: SipHook | None = None
     ) -> None:
         self._settings = settings
-        self._tee = tee
         self._sip = sip
         self._answers = compile_answers(settings)
         self._psci = frozenset(settings.psci_functions)
-        self._hint = _SVE_HINT if settings.smccc_version >= arm_smccc.ARM_SMCCC_VERSION_1_3 else 0
+        self.tee = tee
+        self.has_hint = settings.smccc_version >= arm_smccc.ARM_SMCCC_VERSION_1_3
 
     async def dispatch(
         self,
         guest: int,
         vcpu: int,
         regs: Registers,
-        *,
         hvc: bool = False,
         immediate: int = 0,
         aarch32: bool = False,
@@ -117,56 +144,54 @@ class Dispatcher:
         ``aarch32``: the calling guest runs in AArch32; its registers are cut to their low words
         before anybody sees them.
         """
+        if aarch32 or self.has_hint:
+            regs = self.normalise(regs, aarch32)
+        answer = self.route(guest, vcpu, regs, hvc, immediate, aarch32)
+        if answer is TEE:
+            tee = self.tee
+            served = None if tee is None else await tee.handle_regs(guest, vcpu, regs)
+            return not_supported(regs) if served is None else served
+        return answer
+
+    def normalise(self, regs: Registers, aarch32: bool) -> Registers:
+        """What the caller is entitled to pass: low words only, and no hint in the function id."""
+        if aarch32:
+            regs = low_words(regs)
+        if self.has_hint and regs[0] & _SVE_HINT and regs[0] & MASK32 > _RESERVED_END:
+            regs = (regs[0] & ~_SVE_HINT, *regs[1:])
+        return regs
+
+    def route(
+        self, guest: int, vcpu: int, regs: Registers, hvc: bool, immediate: int, aarch32: bool
+    ) -> Route:
+        """Decide who answers, and answer what the hypervisor answers itself. Never suspends.
+
+        ``regs`` are normalised. :data:`TEE`: await ``tee.handle_regs``; ``None`` from it means
+        :func:`not_supported`.
+        """
         if immediate and (hvc or not aarch32):
             return UNDEFINED
-        if aarch32:
-            a0, a1, a2, a3, a4, a5, a6, a7 = regs
-            regs = (
-                a0 & MASK32,
-                a1 & MASK32,
-                a2 & MASK32,
-                a3 & MASK32,
-                a4 & MASK32,
-                a5 & MASK32,
-                a6 & MASK32,
-                a7 & MASK32,
-            )
-            if a0 & _SMC64_BIT:
-                return (NOT_SUPPORTED, *regs[1:])
         function = regs[0] & MASK32
-        if function & self._hint and function > _RESERVED_END:
-            function &= ~_SVE_HINT
-            regs = (regs[0] & ~_SVE_HINT, *regs[1:])
-        if _ROUTE[function >> _OWNER_SHIFT & _OWNER_MASK] == _TO_TEE:
-            tee = self._tee
-            if tee is not None:
-                answer = await tee.handle_regs(guest, vcpu, regs)
-                if answer is not None:
-                    return answer
-            return (NOT_SUPPORTED, *regs[1:])
-        return await self._dispatch_other(guest, vcpu, regs, function)
-
-    async def _dispatch_other(
-        self, guest: int, vcpu: int, regs: Registers, function: int
-    ) -> Answer:
-        """Everything but the TEE ranges: rare, and never long."""
-        if function <= _RESERVED_END:
-            return PSCI if function in _PSCI_0_1 else (NOT_SUPPORTED, *regs[1:])
+        if aarch32 and function & _SMC64_BIT:
+            return not_supported(regs)
         route = _ROUTE[function >> _OWNER_SHIFT & _OWNER_MASK]
+        if route == _TO_TEE:
+            return TEE if self.tee is not None else not_supported(regs)
+        if function <= _RESERVED_END:
+            return PSCI if function in _PSCI_0_1 else not_supported(regs)
         answer: Registers | None = None
         if route == _TO_STANDARD:
             if function in self._psci:
                 return PSCI
             number = function & arm_smccc.ARM_SMCCC_FUNC_MASK
-            if FFA_FIRST_NUMBER <= number <= FFA_LAST_NUMBER and self._tee is not None:
-                answer = await self._tee.handle_regs(guest, vcpu, regs)
-            else:
-                answer = self._constant(regs, function)
+            if FFA_FIRST_NUMBER <= number <= FFA_LAST_NUMBER and self.tee is not None:
+                return TEE
+            answer = self._constant(regs, function)
         elif route == _TO_ANSWERS:
             answer = self._constant(regs, function)
         elif route == _TO_SIP and self._sip is not None:
             answer = self._sip(guest, vcpu, regs)
-        return (NOT_SUPPORTED, *regs[1:]) if answer is None else answer
+        return not_supported(regs) if answer is None else answer
 
     def _constant(self, regs: Registers, function: int) -> Registers | None:
         words = self._answers.get(function)
