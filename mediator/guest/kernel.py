@@ -68,10 +68,14 @@ class Thread:
         """True once the thread has returned or raised."""
         return self._ended.done
 
-    async def join(self) -> object:
-        """Wait for the end of the thread; return its result or raise what it raised."""
+    async def finish(self) -> None:
+        """Wait for the end of the thread, however it ends."""
         await self._ended.wait()
         self._ended.complete()
+
+    async def join(self) -> object:
+        """Wait for the end of the thread; return its result or raise what it raised."""
+        await self.finish()
         if self.error is not None:
             self.kernel.failures = [(t, e) for t, e in self.kernel.failures if t is not self]
             raise self.error
@@ -193,6 +197,8 @@ class Kernel:
         """Threads that have not ended, oldest first."""
         self.failures: list[tuple[Thread, Exception]] = []
         """Threads that ended by an exception which nobody has joined."""
+        self.abandoned: list[Thread] = []
+        """Threads that had not ended when the guest did."""
         self.stopping = False
         self.counters = KernelCounters()
         self._runnable: deque[Thread] = deque()
@@ -206,6 +212,7 @@ class Kernel:
         self._timers: list[tuple[int, int, Timer]] = []
         self._timer_sequence = 0
         self._foreground = 0
+        self._online = 0
 
     # Threads
 
@@ -324,7 +331,20 @@ class Kernel:
     # vCPUs
 
     async def run(self, cpu: GuestCpu) -> None:
-        """The program of one vCPU; returns when the kernel stops."""
+        """The program of one vCPU; returns when the kernel stops.
+
+        Once no vCPU runs it any more (it stopped, or the guest was destroyed), threads that have
+        not ended are closed where they are.
+        """
+        self._online += 1
+        try:
+            await self._schedule(cpu)
+        finally:
+            self._online -= 1
+            if not self._online:
+                self.close()
+
+    async def _schedule(self, cpu: GuestCpu) -> None:
         bound = self._bound.setdefault(cpu.index, deque())
         idle_thread = Thread(self, _nothing(), f"idle/{cpu.index}", True)
         idle_thread.body.close()
@@ -366,10 +386,17 @@ class Kernel:
                 self.stop()
 
     def close(self) -> None:
-        """The guest is gone: end all threads where they are. They must not await while they unwind."""
+        """The guest is gone: end all threads where they are, which must not await while they unwind.
+
+        For a guest that never ran; otherwise it happens by itself.
+        """
         self.stopping = True
+        self.abandoned += self.threads
         for thread in self.threads:
-            thread.body.close()
+            try:
+                thread.body.close()
+            except RuntimeError as error:
+                self.failures.append((thread, error))
         self.threads.clear()
         self._runnable.clear()
 

@@ -17,8 +17,8 @@ from typing import Final
 
 from smccc.constants import tee
 
-FIRST_DESCRIPTOR: Final = 6
-"""First descriptor of a file: 0 to 5 are the standard streams and tee-supplicant's own files."""
+FIRST_DESCRIPTOR: Final = 5
+"""First free descriptor: 0 to 4 are the standard streams and tee-supplicant's own files."""
 
 MAX_FILE_SIZE: Final = 1 << 30
 """Bytes of one file; a request beyond it fails as a full disk does, so no request costs more."""
@@ -136,19 +136,34 @@ class OpenFiles:
     def __init__(self, store: FileStore) -> None:
         self.store = store
         self._open: dict[int, bytearray] = {}
+        self._other: set[int] = set()
         self._directories: dict[int, list[str]] = {}
 
     @property
     def open_descriptors(self) -> tuple[int, ...]:
-        """Descriptors in use, oldest first."""
+        """Descriptors of open files, oldest first."""
         return tuple(self._open)
 
-    def _descriptor(self, data: bytearray) -> int:
+    def _lowest(self) -> int:
         number = FIRST_DESCRIPTOR
-        while number in self._open:
+        while number in self._open or number in self._other:
             number += 1
+        return number
+
+    def _descriptor(self, data: bytearray) -> int:
+        number = self._lowest()
         self._open[number] = data
         return number
+
+    def reserve(self) -> int:
+        """A descriptor that is no file: each shared memory of the process has one."""
+        number = self._lowest()
+        self._other.add(number)
+        return number
+
+    def unreserve(self, number: int) -> None:
+        """Close a descriptor that :meth:`reserve` gave."""
+        self._other.discard(number)
 
     def open(self, path: str) -> tuple[int, int]:
         """(result, descriptor) of an existing file."""

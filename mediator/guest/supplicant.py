@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 from uuid import UUID
 
+from mediator.guest.cpu import GuestAbort
 from mediator.guest.driver import Driver
 from mediator.guest.kernel import Thread
 from mediator.guest.memory import PAGE_SIZE, Buffer, OutOfMemory, page_count
@@ -83,7 +84,7 @@ class Supplicant:
         self.threads = threads
         self.files = OpenFiles(self.store)
         self.served: dict[int, int] = {}
-        self._memory: dict[int, Buffer] = {}
+        self._memory: dict[int, tuple[Buffer, int]] = {}
         self._serve: dict[int, Callable[[Params], Awaitable[int]]] = {
             rpc.OPTEE_RPC_CMD_LOAD_TA: self._load_ta,
             rpc.OPTEE_RPC_CMD_FS: self._fs,
@@ -126,7 +127,11 @@ class Supplicant:
         serve = self._serve.get(request.command)
         if serve is None:
             return tee.TEE_ERROR_NOT_SUPPORTED
-        return await serve(request.params)
+        try:
+            return await serve(request.params)
+        except GuestAbort:
+            # Its memory went away under it; a real process would be killed.
+            return tee.TEE_ERROR_GENERIC
 
     # Memory
 
@@ -141,7 +146,7 @@ class Supplicant:
             return tee.TEE_ERROR_OUT_OF_MEMORY
         buffer = Buffer(driver.kernel, pages, 0, size)
         shm = driver.shms.add(SUPPLICANT, pages, 0, size)
-        self._memory[shm.cookie] = buffer
+        self._memory[shm.cookie] = (buffer, self.files.reserve())
         params[0].c = shm.cookie
         return tee.TEE_SUCCESS
 
@@ -149,9 +154,10 @@ class Supplicant:
         if _kinds(params) != (_VALUE_INOUT,):
             return tee.TEE_ERROR_BAD_PARAMETERS
         shm = self.driver.shms.find(params[0].b)
-        buffer = self._memory.pop(params[0].b, None)
-        if shm is None or buffer is None:
+        if shm is None or params[0].b not in self._memory:
             return tee.TEE_ERROR_BAD_PARAMETERS
+        buffer, descriptor = self._memory.pop(params[0].b)
+        self.files.unreserve(descriptor)
         self.driver.shms.free(shm)
         self.driver.pages.free_user(buffer.pages)
         return tee.TEE_SUCCESS
