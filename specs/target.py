@@ -80,6 +80,10 @@ class Setup:
     max_buffer_pages: int | None = None
 
 
+class SetupRefused(ValueError):
+    """A target cannot be built as the setup says (its machine is smaller, say)."""
+
+
 @frozen
 class Trap:
     """A guest executed SMC or HVC. ``hvc`` picks the conduit, ``vcpu`` the processor."""
@@ -168,7 +172,10 @@ class Target(Protocol):
 
 
 TargetFactory = Callable[[Setup, World], Target]
-"""Makes a fresh target for one case. ``setup.threads`` None: the case probes by itself."""
+"""Makes a fresh target for one case; raises :class:`SetupRefused` if it cannot.
+
+``setup.threads`` None: the case probes by itself.
+"""
 
 
 @frozen

@@ -11,12 +11,16 @@ from typing import Final, TypeVar, cast
 import attrs
 
 from mediator.deployment.in_hypervisor import InHypervisor, SuspendingSyscalls
-from mediator.host import PAGE_LIST_ENTRIES, PAGE_MASK, PAGE_SIZE, HostError, Shadow
+from mediator.host import PAGE_SHIFT, Shadow
+from mediator.hypervisor import stage2
+from mediator.hypervisor.errors import InvariantError
+from mediator.hypervisor.host import ReferenceHost
+from mediator.hypervisor.memory import PhysicalMemory
 from mediator.hypervisor.services import ServiceSettings
 from mediator.hypervisor.tee import TeeMediator
 from mediator.hypervisor.traps import PSCI, UNDEFINED, Dispatcher
 from mediator.optee.settings import MediatorSettings
-from specs.target import Outcome, PageKind, PhysicalMap, Setup, Trap, World
+from specs.target import Outcome, PageKind, Region, Setup, SetupRefused, Trap, World
 
 T = TypeVar("T")
 
@@ -26,200 +30,120 @@ PRESETS: Final[Mapping[str, Callable[[], MediatorSettings]]] = MappingProxyType(
 )
 """The presets of the mediator by name."""
 
-_FIRST_SHADOW = 0x9_1234_5000
-_SHADOW_STEP = 3 * PAGE_SIZE
+_KINDS: Final[Mapping[PageKind, int]] = MappingProxyType(
+    {
+        PageKind.RAM: stage2.OWN_RW,
+        PageKind.READONLY: stage2.OWN_RO,
+        PageKind.FOREIGN: stage2.FOREIGN_RW,
+        PageKind.FOREIGN_RO: stage2.FOREIGN_RO,
+        PageKind.GRANT: stage2.GRANT_RW,
+        PageKind.GRANT_RO: stage2.GRANT_RO,
+        PageKind.MMIO: stage2.MMIO,
+        PageKind.ABSENT: stage2.ABSENT,
+    }
+)
+
+_SHADOW_FRAMES: Final = 8192
+"""Frames for the mediator behind the guests' RAM: 32 MiB, more than any limit lets it use."""
+
+_DEVICE: Final = 0x0900_0000
+"""Where the pages without memory lie; below all RAM."""
+
+_FIRST_FRAME: Final = 0x1_0000
+"""The lowest frame of RAM (256 MiB), so that the device has a place."""
 
 
-class Machine:
-    """The smallest host: pages in a dictionary. Implements :class:`mediator.host.Host`."""
+class BenchHost(ReferenceHost):
+    """The reference host, with the test's world at its hooks."""
 
     def __init__(self, setup: Setup, world: World) -> None:
+        regions = [
+            (guest.number, region, region.pa)
+            for guest in setup.guests
+            for region in guest.regions
+            if region.pa is not None
+        ]
+        frames = [
+            (pa + page * region.pa_step) >> PAGE_SHIFT
+            for _, region, pa in regions
+            for page in (0, region.pages - 1)
+        ]
+        first = min(frames, default=_FIRST_FRAME)
+        if first < _FIRST_FRAME:
+            raise SetupRefused("memory below 256 MiB")
+        try:
+            memory = PhysicalMemory(max(frames, default=first) - first + _SHADOW_FRAMES, first)
+        except ValueError as error:
+            raise SetupRefused(str(error)) from error
+        super().__init__(memory, secure_smc=world.smc, should_preempt=world.should_preempt)
         self._world = world
-        self._physical = PhysicalMap.of(setup.guests)
-        self._frames: dict[int, bytearray] = {}
-        self._kinds: dict[tuple[int, int], PageKind] = {}
-        for guest in setup.guests:
-            for region in guest.regions:
-                for index in range(region.pages):
-                    self._kinds[guest.number, region.ipa + index * PAGE_SIZE] = region.kind
-        self._pins: dict[int, dict[int, int]] = {}
-        self._shadows: dict[int, tuple[Shadow, int, int]] = {}
-        self._free: list[int] = []
-        self._next_shadow = _FIRST_SHADOW
         self._allocations = 0
-        self.quarantined: list[tuple[int, int]] = []
+        self._allocation_of: dict[int, int] = {}
+        self.read_hook = self._after_read
+        try:
+            self._build(setup)
+        except InvariantError as error:
+            raise SetupRefused(str(error)) from error
 
-    # --- what the target offers ---------------------------------------------------------------
+    def _build(self, setup: Setup) -> None:
+        """Own RAM of all guests first: what is foreign to one may be another's."""
+        for guest in setup.guests:
+            self.add_guest(guest.number)
+        for owned in (True, False):
+            for guest in setup.guests:
+                for region in guest.regions:
+                    if region.kind.owned is owned:
+                        self._map(guest.number, region)
 
-    def remap(self, guest: int, ipa: int, pages: int, kind: PageKind) -> None:
-        for address in range(ipa, ipa + pages * PAGE_SIZE, PAGE_SIZE):
-            self._kinds[guest, address] = kind
+    def _map(self, guest: int, region: Region) -> None:
+        kind, pa = _KINDS[region.kind], region.pa
+        if pa is None:
+            self.map_other(guest, region.ipa, region.pages, kind, _DEVICE)
+        elif region.kind.owned:
+            self.populate(guest, region.ipa, region.pages, kind=kind, pa=pa, pa_step=region.pa_step)
+        else:
+            self.map_other(guest, region.ipa, region.pages, kind, pa, region.pa_step)
 
-    def page(self, pa: int) -> memoryview:
-        """The page at ``pa``: mediator memory, or a frame that some map names."""
-        shadow = self._shadows.get(pa)
-        if shadow is not None:
-            start = shadow[1] * PAGE_SIZE
-            return shadow[0].mem[start : start + PAGE_SIZE]
-        if pa not in self._physical.seen_at:
-            raise ValueError(f"no memory at {pa:#x}")
-        frame = self._frames.get(pa)
-        if frame is None:
-            frame = self._frames[pa] = bytearray(PAGE_SIZE)
-        return memoryview(frame)
-
-    def pins(self, guest: int) -> Mapping[int, int]:
-        return self._pins.get(guest, {})
-
-    def shadow(self, pa: int) -> int | None:
-        found = self._shadows.get(pa)
-        return None if found is None else found[2]
-
-    # --- Host -----------------------------------------------------------------------------------
-
-    def _frame(self, guest: int, ipa: int, kinds: tuple[PageKind, ...]) -> int | None:
-        page = ipa & ~PAGE_MASK
-        if self._kinds.get((guest, page)) not in kinds:
-            return None
-        return self._physical.pa_of.get((guest, page))
-
-    def read_guest(self, guest: int, ipa: int, length: int) -> bytes | None:
-        """Copy from RAM, read-write or read-only."""
-        frame = self._frame(guest, ipa, (PageKind.RAM, PageKind.READONLY))
-        if frame is None:
-            return None
-        offset = ipa & PAGE_MASK
-        data = bytes(self.page(frame)[offset : offset + length])
+    def _after_read(self, guest: int, address: int, length: int) -> None:
         self._world.guest_memory_read()
-        return data
 
     def write_guest(self, guest: int, ipa: int, segments: Sequence[tuple[int, bytes]]) -> bool:
-        """Write into RAM that is read-write now."""
-        frame = self._frame(guest, ipa, (PageKind.RAM,))
-        if frame is None:
-            return False
-        self._store(frame, segments)
-        return True
-
-    def read_page_list(self, guest: int, ipa: int, entries: int) -> tuple[bytes, int] | None:
-        """Walk the list; every page of it must be the guest's read-write RAM."""
-        words, link = bytearray(), ipa
-        while entries > 0:
-            frame = self._frame(guest, link, (PageKind.RAM,))
-            if frame is None:
-                return None
-            page = self.page(frame)
-            words += page[: min(entries, PAGE_LIST_ENTRIES) * 8]
-            link = 0
-            if entries >= PAGE_LIST_ENTRIES:
-                link = int.from_bytes(page[PAGE_LIST_ENTRIES * 8 :], "little")
-            entries -= PAGE_LIST_ENTRIES
-        return bytes(words), link
-
-    def pin_pages(self, guest: int, ipas: bytes) -> bytes | None:
-        """All or nothing."""
-        frames = []
-        for (ipa,) in struct.iter_unpack("<Q", ipas):
-            frame = self._frame(guest, ipa, (PageKind.RAM,))
-            if frame is None:
-                return None
-            frames.append(frame)
-        pins = self._pins.setdefault(guest, {})
-        for frame in frames:
-            pins[frame] = pins.get(frame, 0) + 1
-        return struct.pack(f"<{len(frames)}Q", *frames)
-
-    def unpin_pages(self, guest: int, frames: bytes) -> None:
-        """Release what :meth:`pin_pages` gave."""
-        pins = self._pins.get(guest, {})
-        for (frame,) in struct.iter_unpack("<Q", frames):
-            count = pins.get(frame, 0)
-            if not count:
-                raise HostError("unpin_pages", f"{frame:#x} is not pinned for guest {guest}")
-            if count == 1:
-                del pins[frame]
-            else:
-                pins[frame] = count - 1
-
-    def read_pinned(self, guest: int, pa: int, length: int) -> bytes:
-        """Copy from a pinned page."""
-        data = bytes(self._pinned(guest, pa, "read_pinned")[pa & PAGE_MASK :][:length])
-        self._world.guest_memory_read()
-        return data
+        """Tell the world first."""
+        entry = self.stage2(guest).translate(ipa >> PAGE_SHIFT)
+        if entry & stage2.KIND_MASK == stage2.OWN_RW:
+            self._world.guest_memory_write(entry >> stage2.KIND_SHIFT << PAGE_SHIFT)
+        return super().write_guest(guest, ipa, segments)
 
     def write_pinned(self, guest: int, pa: int, segments: Sequence[tuple[int, bytes]]) -> None:
-        """Write into a pinned page."""
-        self._pinned(guest, pa, "write_pinned")
-        self._store(pa, segments)
-
-    def _pinned(self, guest: int, pa: int, call: str) -> memoryview:
-        if pa & ~PAGE_MASK not in self._pins.get(guest, {}):
-            raise HostError(call, f"{pa:#x} is not pinned for guest {guest}")
-        return self.page(pa & ~PAGE_MASK)
-
-    def _store(self, frame: int, segments: Sequence[tuple[int, bytes]]) -> None:
-        self._world.guest_memory_write(frame)
-        page = self.page(frame)
-        for offset, data in segments:
-            page[offset : offset + len(data)] = data
+        """Tell the world first."""
+        self._world.guest_memory_write(pa)
+        super().write_pinned(guest, pa, segments)
 
     def alloc_shadow(self, pages: int) -> Shadow | None:
-        """Zeroed pages; freed ones come first and in reverse, so that order is never assumed."""
-        if self._world.allocation_fails():
-            return None
-        addresses = []
-        for _ in range(pages):
-            if self._free:
-                addresses.append(self._free.pop())
-            else:
-                addresses.append(self._next_shadow)
-                self._next_shadow += _SHADOW_STEP
-        shadow = Shadow(
-            struct.pack(f"<{pages}Q", *addresses), memoryview(bytearray(pages * PAGE_SIZE))
-        )
-        self._allocations += 1
-        for index, address in enumerate(addresses):
-            self._shadows[address] = (shadow, index, self._allocations)
+        """Ask the world first, and number what is handed out."""
+        shadow = None if self._world.allocation_fails() else super().alloc_shadow(pages)
+        if shadow is not None:
+            self._allocations += 1
+            for (address,) in struct.iter_unpack("<Q", shadow.pages):
+                self._allocation_of[address] = self._allocations
         return shadow
 
     def free_shadow(self, shadow: Shadow) -> None:
-        """Back to the free list."""
+        """Forget the numbers."""
+        super().free_shadow(shadow)
         for (address,) in struct.iter_unpack("<Q", shadow.pages):
-            if address not in self._shadows:
-                raise HostError("free_shadow", f"{address:#x} is not allocated")
-            del self._shadows[address]
-            self._free.append(address)
+            del self._allocation_of[address]
+
+    def allocation(self, pa: int) -> int | None:
+        """The number of the allocation that has the page at ``pa``."""
+        return self._allocation_of.get(pa)
 
     def map_shadow(self, pages: bytes) -> Shadow:
-        """The block that starts at the first of ``pages``."""
-        return self._shadows[int.from_bytes(pages[:8], "little")][0]
-
-    def smc(
-        self, a0: int, a1: int, a2: int, a3: int, a4: int, a5: int, a6: int, a7: int
-    ) -> tuple[int, int, int, int]:
-        """The secure world is the test's."""
-        return self._world.smc(a0, a1, a2, a3, a4, a5, a6, a7)
-
-    def should_preempt(self) -> bool:
-        """So is the answer to this question."""
-        return self._world.should_preempt()
-
-    def inject_virq(self, guest: int, intid: int) -> None:
-        """The format has no interrupts."""
-
-    def now(self) -> int:
-        """Time stands still."""
-        return 0
-
-    def set_timer(self, deadline: int | None) -> None:
-        """No timers either."""
+        """See :class:`mediator.host.Host`."""
+        return self.shadows.at(pages)
 
     def quarantine(self, guest: int, answer: int) -> None:
-        """Remembered for reports."""
-        self.quarantined.append((guest, answer))
-
-    def log(self, guest: int, message: str) -> None:
-        """Nobody listens."""
+        """The format has nothing to say about it."""
 
 
 class ModelTarget:
@@ -238,21 +162,21 @@ class ModelTarget:
         suspending: bool = False,
     ) -> None:
         self._suspending = suspending
-        self._machine = Machine(setup, world)
+        self._host = BenchHost(setup, world)
         self._mediator = InHypervisor(
-            self._machine,
+            self._host,
             settings=settings or mediator_settings(setup),
             suspending=suspending,
         )
         services = ServiceSettings.reference() if setup.preset == REFERENCE else ServiceSettings()
-        self._dispatcher = Dispatcher(services, cast(TeeMediator, self._mediator))
+        self._dispatcher = Dispatcher(services, cast("TeeMediator", self._mediator))
 
     def probe(self, present: bool) -> bool:
         """Without a node in the platform description nobody asks the mediator."""
         if self._suspending:
             return (
                 present
-                and _drive(self._mediator.mediator.probe(SuspendingSyscalls(self._machine))).found
+                and _drive(self._mediator.mediator.probe(SuspendingSyscalls(self._host))).found
             )
         return self._mediator.probe(device_tree_node=present).found
 
@@ -284,24 +208,23 @@ class ModelTarget:
 
     def remap(self, guest: int, ipa: int, pages: int, kind: PageKind) -> None:
         """Stage 2 changes at once."""
-        self._machine.remap(guest, ipa, pages, kind)
+        self._host.set_kind(guest, ipa, pages, _KINDS[kind])
 
     def read(self, pa: int, length: int) -> bytes:
         """One page at most, which is what the format needs."""
-        return bytes(self._machine.page(pa & ~PAGE_MASK)[pa & PAGE_MASK :][:length])
+        return self._host.memory.read(pa, length)
 
     def write(self, pa: int, data: bytes) -> None:
         """Within one page."""
-        offset = pa & PAGE_MASK
-        self._machine.page(pa & ~PAGE_MASK)[offset : offset + len(data)] = data
+        self._host.memory.write(pa, data)
 
     def pins(self, guest: int) -> Mapping[int, int]:
         """As the machine counts them, not as the mediator thinks."""
-        return dict(self._machine.pins(guest))
+        return {pfn << PAGE_SHIFT: count for pfn, count in self._host.pins(guest).items()}
 
     def shadow(self, pa: int) -> int | None:
         """The allocation that the page belongs to."""
-        return self._machine.shadow(pa)
+        return self._host.allocation(pa)
 
     def counters(self, guest: int) -> Mapping[str, int]:
         """What the mediator says of the guest, by the names of the recording."""

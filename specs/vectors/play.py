@@ -16,7 +16,7 @@ from attrs import frozen
 
 from smccc.constants import optee_msg as msg
 from smccc.constants import optee_smc as smc
-from specs.target import PAGE_SIZE, Outcome, Setup, Target, TargetFactory, Trap
+from specs.target import PAGE_SIZE, Outcome, Setup, SetupRefused, Target, TargetFactory, Trap
 from specs.vectors.case import Difference
 from specs.vectors.facts import Fact, Facts
 from specs.vectors.names import Names
@@ -90,7 +90,11 @@ class Played:
 
 def play(scenario: Scenario, factory: TargetFactory, preset: str) -> Played:
     """Run ``scenario`` against a fresh target."""
-    run = Play(scenario, factory, preset)
+    try:
+        run = Play(scenario, factory, preset)
+    except SetupRefused as error:
+        refused = Difference("domains", "a target with these maps", str(error))
+        return Played((refused,), frozenset())
     differences = tuple(run.run())
     return Played(differences, run.facts.until(run.first_difference))
 
