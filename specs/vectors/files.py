@@ -15,7 +15,7 @@ from specs.vectors.case import Case, FileResult, Verdict, judged
 from specs.vectors.errors import InputError
 from specs.vectors.headers import constants_cases, layout_cases, register_cases
 from specs.vectors.play import play
-from specs.vectors.scenario import read_scenario
+from specs.vectors.reader import read_scenario
 from specs.vectors.source import Json, Value, json_lines, line_of, parse_json, read_bytes
 from specs.vectors.wire import (
     FUNCTION_ID_FIELDS,
