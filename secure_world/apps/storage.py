@@ -377,3 +377,6 @@ class StorageApplication(TrustedApplication):
             out.write(0, info.name)
         params.value(1).a = info.size
         cursor.after = info.number
+
+
+APPLICATIONS: Final = (StorageApplication,)
