@@ -275,6 +275,9 @@ class TaEnvironment(Protocol):
     def mask_cancellation(self, masked: bool) -> bool:
         """Mask or unmask cancellation (masked at first, as GP has it); returns the previous state."""
 
+    def devices(self, function: int) -> tuple[bytes, ...]:
+        """UUID octets of the devices that this secure world lists (0 at probe, 1 with supplicant)."""
+
     def panic(self, code: int) -> NoReturn:
         """End this TA instance at once; the client sees TEE_ERROR_TARGET_DEAD."""
 

@@ -1,2 +1,43 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Built-in trusted applications."""
+"""Built-in trusted applications.
+
+``crypto`` and ``storage`` need the extra "crypto" (the ``cryptography`` package); without it they are
+left out of :func:`default_registry`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module, util
+from types import ModuleType
+from typing import Final
+
+from secure_world.ta import TaRegistry, TrustedApplication
+
+_MODULES: Final[tuple[str, ...]] = ("devices", "invoke_tests", "echo", "basic")
+_CRYPTO_MODULES: Final[tuple[str, ...]] = ("crypto", "storage")
+
+
+def applications(module: ModuleType) -> tuple[type[TrustedApplication], ...]:
+    """The TA classes that ``module`` itself defines, in the order of their definition."""
+    return tuple(
+        [
+            value
+            for value in vars(module).values()
+            if isinstance(value, type)
+            and issubclass(value, TrustedApplication)
+            and value.__module__ == module.__name__
+            and "uuid" in vars(value)
+        ]
+    )
+
+
+def default_registry() -> TaRegistry:
+    """A fresh registry with every built-in TA whose dependencies are installed."""
+    registry = TaRegistry()
+    names = _MODULES
+    if util.find_spec("cryptography") is not None:
+        names += _CRYPTO_MODULES
+    for name in names:
+        for application in applications(import_module(f"{__name__}.{name}")):
+            registry.register(application)
+    return registry

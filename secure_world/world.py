@@ -1,0 +1,376 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The simulated OP-TEE: one synchronous entry per SMC, registers in, registers out.
+
+Model of OP-TEE OS 4.10 behind TF-A's OP-TEE dispatcher. :meth:`SecureWorld.smc` runs a thread until
+it ends, makes an RPC or takes a foreign interrupt; it never raises for anything that the normal
+world does. Function ids and results: ``optee_smc.h``; what is not in that header was measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Final
+
+from secure_world import events
+from secure_world.apps import default_registry
+from secure_world.bus import Bus
+from secure_world.entry import call_with_arg, call_with_regd_arg, unknown_function
+from secure_world.events import Sink
+from secure_world.fault import Fault, FaultyBus, Registers4
+from secure_world.loader import Loader
+from secure_world.monitor import Monitor, NullMonitor, Stimuli
+from secure_world.partition import Partition
+from secure_world.settings import SecureWorldSettings
+from secure_world.shm import PAGE_SIZE
+from secure_world.ta import TaRegistry
+from secure_world.thread import (
+    FREE,
+    RPC_PARAMS,
+    RUNNING,
+    SUSPENDED,
+    LeaveRegs,
+    ResumeRegs,
+    Thread,
+)
+from secure_world.waiting import TeeCondition, TeeMutex
+from smccc.constants import optee_msg as msg
+from smccc.constants import optee_smc as smc
+
+_M32: Final = 0xFFFF_FFFF
+_M64: Final = 0xFFFF_FFFF_FFFF_FFFF
+_FAST: Final = 0x8000_0000
+_OWNER_SHIFT: Final = 24
+_FIRST_OS_OWNER: Final = 50
+"""TF-A's dispatcher owns the entity numbers 50 to 63; others are answered at EL3 with -1."""
+_LAST_OS_OWNER: Final = 63
+_FAST_RESERVED: Final = 0x00FE_0000
+"""Bits 23:17 of a fast id must be zero (TF-A); bit 16 is the SVE hint and is not looked at."""
+_SVE_HINT: Final = 0x0001_0000
+_HYPERVISOR: Final = 0
+"""Client id of the hypervisor itself (HYP_CLNT_ID)."""
+_CLIENT_MASK: Final = 0xFFFF
+
+CALLS: Final = 12
+"""CALLS_COUNT of OP-TEE; virtualization adds VM_CREATED and VM_DESTROYED."""
+CALLS_VIRTUALIZATION: Final = 2
+
+_RETURN: Final = smc.OPTEE_SMC_CALL_RETURN_FROM_RPC
+_WITH_ARG: Final = smc.OPTEE_SMC_CALL_WITH_ARG
+_WITH_RPC_ARG: Final = smc.OPTEE_SMC_CALL_WITH_RPC_ARG
+_WITH_REGD_ARG: Final = smc.OPTEE_SMC_CALL_WITH_REGD_ARG
+_OK: Final = smc.OPTEE_SMC_RETURN_OK
+_ENOTAVAIL: Final = smc.OPTEE_SMC_RETURN_ENOTAVAIL
+_EBUSY: Final = smc.OPTEE_SMC_RETURN_EBUSY
+_UNKNOWN: Final = smc.OPTEE_SMC_RETURN_UNKNOWN_FUNCTION
+_NO_THREAD: Final = (smc.OPTEE_SMC_RETURN_ETHREAD_LIMIT, 0, 0, 0)
+_NO_RESUME: Final = (smc.OPTEE_SMC_RETURN_ERESUME, 0, 0, 0)
+_NO_PARTITION: Final = (_ENOTAVAIL, 0, 0, 0)
+_NSEC_KNOWN: Final = smc.OPTEE_SMC_NSEC_CAP_UNIPROCESSOR
+
+FastHandler = Callable[[Partition, int, int, int, int], Registers4]
+
+
+class SecureWorld:
+    """A simulated OP-TEE on a memory bus.
+
+    ``registry``: the trusted applications, by default all built-in ones. ``sink`` receives the
+    events of :mod:`secure_world.events`. ``fault``: a policy that lies, for fuzzing.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        settings: SecureWorldSettings | None = None,
+        monitor: Monitor | None = None,
+        sink: Sink | None = None,
+        *,
+        registry: TaRegistry | None = None,
+        fault: Fault | None = None,
+    ) -> None:
+        self.settings = settings = settings if settings is not None else SecureWorldSettings()
+        self.bus: Bus = bus if fault is None else FaultyBus(bus, fault)
+        self.monitor: Monitor = monitor if monitor is not None else NullMonitor()
+        self.sink = sink
+        self.registry = registry if registry is not None else default_registry()
+        self.loader = Loader(self.registry, settings.max_ta_image)
+        self.device_key = hashlib.sha256(f"device {settings.seed}".encode()).digest()
+        self.max_bytes = settings.max_object_pages * PAGE_SIZE
+        self.reserved = None if settings.virtualization else settings.reserved_shm
+        self.asks_for_interrupts = not isinstance(self.monitor, NullMonitor)
+        self.interrupt_pending = self.monitor.foreign_interrupt_pending
+        self.stimulus = self.monitor.stimulus if isinstance(self.monitor, Stimuli) else None
+        self._charge = self.monitor.charge
+        self._fast_ns = settings.fast_call_ns
+        self._entry_ns = settings.entry_ns
+        self._fault = fault
+        self._mutexes: dict[str, TeeMutex] = {}
+        self._conditions: dict[str, TeeCondition] = {}
+        self._partitions: dict[int, Partition] = {}
+        self._instances = 0
+        self._virtual = settings.virtualization
+        self._rpc_arg = settings.rpc_arg
+        # The part of OP-TEE outside all partitions; without virtualization it is the only one.
+        self._nexus = Partition(self, _HYPERVISOR)
+        self._fast: dict[int, FastHandler] = {
+            smc.OPTEE_SMC_CALLS_COUNT: self._calls_count,
+            smc.OPTEE_SMC_CALLS_UID: self._calls_uid,
+            smc.OPTEE_SMC_CALLS_REVISION: self._calls_revision,
+            smc.OPTEE_SMC_CALL_GET_OS_UUID: self._os_uuid,
+            smc.OPTEE_SMC_CALL_GET_OS_REVISION: self._os_revision,
+            smc.OPTEE_SMC_EXCHANGE_CAPABILITIES: self._exchange_capabilities,
+            smc.OPTEE_SMC_DISABLE_SHM_CACHE: self._disable_cache,
+            smc.OPTEE_SMC_ENABLE_SHM_CACHE: self._enable_cache,
+            smc.OPTEE_SMC_BOOT_SECONDARY: self._boot_secondary,
+            smc.OPTEE_SMC_GET_THREAD_COUNT: self._thread_count,
+        }
+        if settings.reserved_shm is not None:
+            self._fast[smc.OPTEE_SMC_GET_SHM_CONFIG] = self._shm_config
+        if settings.async_notifications:
+            self._fast[smc.OPTEE_SMC_ENABLE_ASYNC_NOTIF] = self._enable_notifications
+            self._fast[smc.OPTEE_SMC_GET_ASYNC_NOTIF_VALUE] = self._notification_value
+        if settings.virtualization:
+            self._fast[smc.OPTEE_SMC_VM_CREATED] = self._vm_created
+            self._fast[smc.OPTEE_SMC_VM_DESTROYED] = self._vm_destroyed
+
+    # The entry.
+
+    def smc(
+        self,
+        a0: int,
+        a1: int = 0,
+        a2: int = 0,
+        a3: int = 0,
+        a4: int = 0,
+        a5: int = 0,
+        a6: int = 0,
+        a7: int = 0,
+    ) -> Registers4:
+        """One SMC of the normal world: a0..a7 in (up to 64 bits each), a0..a3 out.
+
+        Registers that a fast call does not define come back as they were; those that a yielding
+        call does not define are 0 (the real ones hold left-over values).
+        """
+        registers = self._smc(a0 & _M32, a1, a2, a3, a4, a5, a7)
+        if self._fault is not None:
+            return self._fault.answer((a0, a1, a2, a3, a4, a5, a6, a7), registers)
+        return registers
+
+    def _smc(self, a0: int, a1: int, a2: int, a3: int, a4: int, a5: int, a7: int) -> Registers4:
+        if not _FIRST_OS_OWNER <= a0 >> _OWNER_SHIFT & 0x3F <= _LAST_OS_OWNER:
+            return (_M64, a1, a2, a3)
+        if a0 & _FAST:
+            self._charge(self._fast_ns)
+            if a0 & _FAST_RESERVED:
+                return (_M64, a1, a2, a3)
+            partition = self._nexus
+            if self._virtual and a7 & _CLIENT_MASK != _HYPERVISOR:
+                found = self._partitions.get(a7 & _CLIENT_MASK)
+                if found is None:
+                    return (_ENOTAVAIL, a1, a2, a3)
+                partition = found
+            handler = self._fast.get(a0 & ~_SVE_HINT)
+            if handler is None:
+                return (_UNKNOWN, a1, a2, a3)
+            return handler(partition, a1, a2, a3, a7)
+
+        self._charge(self._entry_ns)
+        partition = self._nexus
+        if self._virtual:
+            found = self._partitions.get(a7 & _CLIENT_MASK)
+            if found is None:
+                return _NO_PARTITION
+            partition = found
+        if a0 == _RETURN:
+            index = a3 & _M32
+            if index >= len(partition.threads):
+                return _NO_RESUME
+            thread = partition.threads[index]
+            if thread.state != SUSPENDED:
+                return _NO_RESUME
+            if self.sink is not None:
+                self.sink(events.ThreadResumed(partition.client, index))
+            return self._run(thread, (a1, a2, a4, a5))
+        for thread in partition.threads:
+            if thread.state == FREE:
+                break
+        else:
+            if self.sink is not None:
+                self.sink(events.ThreadRefused(partition.client))
+            return _NO_THREAD
+        coroutine: Coroutine[LeaveRegs, ResumeRegs, int]
+        pair = (a1 & _M32) << 32 | a2 & _M32
+        if a0 == _WITH_ARG:
+            coroutine = call_with_arg(thread, pair, False)
+        elif a0 == _WITH_REGD_ARG and self._rpc_arg:
+            coroutine = call_with_regd_arg(thread, pair, a3 & _M32)
+        elif a0 == _WITH_RPC_ARG and self._rpc_arg:
+            coroutine = call_with_arg(thread, pair, True)
+        else:
+            coroutine = unknown_function(thread)
+        thread.coroutine = coroutine
+        if self.sink is not None:
+            self.sink(events.ThreadStarted(partition.client, thread.index, a0))
+        return self._run(thread, None)
+
+    def _run(self, thread: Thread, value: ResumeRegs | None) -> Registers4:
+        """Run a thread until it leaves or ends."""
+        coroutine = thread.coroutine
+        if coroutine is None:
+            return _NO_RESUME
+        thread.state = RUNNING
+        try:
+            registers = coroutine.send(value)  # type: ignore[arg-type]  # None starts a coroutine
+        except StopIteration as stop:
+            result: int = stop.value
+            thread.coroutine = None
+            thread.state = FREE
+            if self.sink is not None:
+                self.sink(events.ThreadEnded(thread.partition.client, thread.index, result))
+            return (result, 0, 0, 0)
+        thread.state = SUSPENDED
+        if self.sink is not None:
+            thread.report_suspension(registers)
+        return (registers[0], registers[1], registers[2], thread.index)
+
+    # For whoever runs the machine.
+
+    def partition(self, client: int) -> Partition | None:
+        """The partition that answers for ``client`` (without virtualization always the same)."""
+        return self._partitions.get(client & _CLIENT_MASK) if self._virtual else self._nexus
+
+    def clients(self) -> tuple[int, ...]:
+        """Client ids that have a partition, in the order of their creation."""
+        return tuple(self._partitions)
+
+    def notify(self, client: int, value: int = 0) -> bool:
+        """A secure interrupt handler sends notification ``value`` (0: do bottom half) to a client.
+
+        False if the client has no partition or has not enabled notifications.
+        """
+        partition = self.partition(client)
+        if partition is None or not partition.notifications.enabled:
+            return False
+        partition.notify(value)
+        return True
+
+    def suspended(self, client: int) -> tuple[int, ...]:
+        """Indices of the client's threads that wait for RETURN_FROM_RPC."""
+        partition = self.partition(client)
+        if partition is None:
+            return ()
+        return tuple([t.index for t in partition.threads if t.state == SUSPENDED])
+
+    def mutex(self, name: str) -> TeeMutex:
+        """The lock of that name which all partitions share."""
+        lock = self._mutexes.get(name)
+        if lock is None:
+            lock = self._mutexes[name] = TeeMutex()
+        return lock
+
+    def condition(self, name: str) -> TeeCondition:
+        """The condition variable of that name which all partitions share."""
+        condition = self._conditions.get(name)
+        if condition is None:
+            condition = self._conditions[name] = TeeCondition()
+        return condition
+
+    def shared_mutexes(self) -> Iterable[TeeMutex]:
+        """All locks that partitions share."""
+        return tuple(self._mutexes.values())
+
+    # Fast calls.
+
+    def _calls_count(self, _p: Partition, a1: int, a2: int, a3: int, _a7: int) -> Registers4:
+        return (CALLS + (CALLS_VIRTUALIZATION if self._virtual else 0), a1, a2, a3)
+
+    def _calls_uid(self, _p: Partition, _a1: int, _a2: int, _a3: int, _a7: int) -> Registers4:
+        return (msg.OPTEE_MSG_UID_0, msg.OPTEE_MSG_UID_1, msg.OPTEE_MSG_UID_2, msg.OPTEE_MSG_UID_3)
+
+    def _calls_revision(self, _p: Partition, _a1: int, a2: int, a3: int, _a7: int) -> Registers4:
+        return (msg.OPTEE_MSG_REVISION_MAJOR, msg.OPTEE_MSG_REVISION_MINOR, a2, a3)
+
+    def _os_uuid(self, _p: Partition, _a1: int, _a2: int, _a3: int, _a7: int) -> Registers4:
+        return (
+            msg.OPTEE_MSG_OS_OPTEE_UUID_0,
+            msg.OPTEE_MSG_OS_OPTEE_UUID_1,
+            msg.OPTEE_MSG_OS_OPTEE_UUID_2,
+            msg.OPTEE_MSG_OS_OPTEE_UUID_3,
+        )
+
+    def _os_revision(self, _p: Partition, _a1: int, _a2: int, a3: int, _a7: int) -> Registers4:
+        major, minor = self.settings.revision
+        return (major, minor, self.settings.build_id, a3)
+
+    def _exchange_capabilities(
+        self, _p: Partition, a1: int, a2: int, _a3: int, _a7: int
+    ) -> Registers4:
+        if a1 & _M32 & ~_NSEC_KNOWN:
+            return (_ENOTAVAIL, a1, a2, _a3)
+        settings = self.settings
+        highest = settings.max_notification if settings.async_notifications else a2
+        return (_OK, settings.reported_capabilities, highest, RPC_PARAMS)
+
+    def _disable_cache(self, p: Partition, a1: int, a2: int, a3: int, _a7: int) -> Registers4:
+        if not p.idle():
+            return (_EBUSY, a1, a2, a3)
+        cookie = p.take_cached_argument()
+        if not cookie:
+            p.keeps_arguments = False
+            return (_ENOTAVAIL, a1, a2, a3)
+        # As the real one: a1 the upper half, a2 the whole cookie (its low word is what counts).
+        return (_OK, cookie >> 32, cookie, a3)
+
+    def _enable_cache(self, p: Partition, a1: int, a2: int, a3: int, _a7: int) -> Registers4:
+        if not p.idle():
+            return (_EBUSY, a1, a2, a3)
+        p.keeps_arguments = self.settings.rpc_cache
+        return (_OK, a1, a2, a3)
+
+    def _boot_secondary(self, _p: Partition, a1: int, a2: int, a3: int, _a7: int) -> Registers4:
+        return (_ENOTAVAIL, a1, a2, a3)
+
+    def _thread_count(self, _p: Partition, _a1: int, a2: int, a3: int, _a7: int) -> Registers4:
+        return (_OK, self.settings.threads, a2, a3)
+
+    def _shm_config(self, _p: Partition, _a1: int, _a2: int, _a3: int, _a7: int) -> Registers4:
+        start, size = self.reserved or (0, 0)
+        return (_OK, start, size, smc.OPTEE_SMC_SHM_CACHED)
+
+    def _enable_notifications(
+        self, p: Partition, a1: int, a2: int, a3: int, _a7: int
+    ) -> Registers4:
+        p.notifications.enabled = True
+        return (_OK, a1, a2, a3)
+
+    def _notification_value(
+        self, p: Partition, _a1: int, _a2: int, a3: int, _a7: int
+    ) -> Registers4:
+        value, flags = p.notifications.take()
+        return (_OK, value, flags, a3)
+
+    def _vm_created(self, _p: Partition, a1: int, a2: int, a3: int, a7: int) -> Registers4:
+        client = a1 & _CLIENT_MASK
+        if a7 & _M32 != _HYPERVISOR or not client or self._instances >= self.settings.guests:
+            return (_ENOTAVAIL, a1, a2, a3)
+        partition = Partition(self, client)
+        partition.older = self._partitions.get(client)
+        self._partitions[client] = partition
+        self._instances += 1
+        if self.sink is not None:
+            self.sink(events.PartitionCreated(client))
+        return (_OK, a1, a2, a3)
+
+    def _vm_destroyed(self, _p: Partition, a1: int, a2: int, a3: int, a7: int) -> Registers4:
+        if a7 & _M32 != _HYPERVISOR:
+            return (_ENOTAVAIL, a1, a2, a3)
+        client = a1 & _CLIENT_MASK
+        partition = self._partitions.get(client)
+        if partition is not None:
+            if partition.older is None:
+                del self._partitions[client]
+            else:
+                self._partitions[client] = partition.older
+            self._instances -= 1
+            partition.destroy()
+        return (_OK, a1, a2, a3)
