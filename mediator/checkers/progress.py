@@ -135,8 +135,8 @@ class WakeUps:
     an RPC NOTIFICATION wait whose key was sent. A send before its wait counts for it.
     """
 
-    def __init__(self, stuck: Callable[[], Iterable[tuple[int, int, int]]], report: Report) -> None:
-        self._stuck = stuck
+    def __init__(self, asleep: Callable[[], Iterable[tuple[int, int]]], report: Report) -> None:
+        self._asleep = asleep
         self._report = report
         self._written: dict[int, tuple[int, int]] = {}
         self._sent: Counter[tuple[int, int]] = Counter()
@@ -199,5 +199,5 @@ class WakeUps:
         for (guest, thread), (key, due) in self._waiting.items():
             if due:
                 report("I8", guest, f"TEE thread {thread} waits for key {key:#x}, which was sent")
-        for guest, vcpu, intid in self._stuck():
-            report("I8", guest, f"vCPU {vcpu} waits with interrupt {intid} pending")
+        for guest, vcpu in self._asleep():
+            report("I8", guest, f"vCPU {vcpu} sleeps although an interrupt is deliverable")

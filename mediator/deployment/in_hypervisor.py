@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Coroutine, Sequence
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 import attrs
 
@@ -24,7 +24,7 @@ from mediator.optee.syscalls import Syscalls
 from mediator.suspend import PREEMPTION_POINT, run
 
 T = TypeVar("T")
-Registers = tuple[int, ...]
+Registers8 = tuple[int, int, int, int, int, int, int, int]
 
 REGISTERS: Final = 8
 """x0..x7: no OP-TEE call uses more."""
@@ -285,9 +285,10 @@ class InHypervisor:
 
     # --- for hosts that are coroutines themselves -------------------------------------------
 
-    async def handle_regs(self, guest: int, vcpu: int, regs: Registers) -> Registers | None:
+    async def handle_regs(self, guest: int, vcpu: int, regs: Registers8) -> Registers8 | None:
         """As :meth:`handle`, for a driver of coroutines; ``None``: not mine."""
-        return await self.mediator.handle(self._syscalls, guest, vcpu, regs)
+        out = await self.mediator.handle(self._syscalls, guest, vcpu, regs)
+        return cast("Registers8 | None", out)
 
     async def guest_created(self, guest: int) -> bool:
         """``False``: the TEE refused."""

@@ -92,6 +92,11 @@ class OpteeMediator:
         return self._core.settings
 
     @property
+    def threads(self) -> int | None:
+        """Threads that the TEE reported when it was probed."""
+        return self._core.threads
+
+    @property
     def guests(self) -> tuple[int, ...]:
         """Ids of the guests that have a context, in order of creation."""
         return tuple(self._core.guests)

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The checkers of I1 to I8 for the reference machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mediator.checkers.balance import Bounded, FetchedOnce, PinsBalance
+from mediator.checkers.progress import Progress, Strangers, WakeUps
+from mediator.checkers.secrets import NoLeak, OwnMemoryOnly
+from mediator.checkers.view import ReferenceView
+from mediator.checkers.watch import Watch
+from mediator.hypervisor.guests import GuestMemory
+from mediator.hypervisor.machine import Machine
+from mediator.hypervisor.memory import PhysicalMemory
+from mediator.optee.lifecycle import DEFAULT_THREADS
+from mediator.optee.mediator import OpteeMediator
+
+
+def standard_watch(
+    watch: Watch,
+    memory: PhysicalMemory,
+    guests: GuestMemory,
+    mediator: OpteeMediator,
+    machine: Machine | None = None,
+) -> Watch:
+    """Add all checkers to ``watch``. Without a machine nobody looks for vCPUs that sleep too long."""
+    view = ReferenceView(memory, guests)
+    base = mediator.settings.client_id_base
+
+    def asleep() -> Iterable[tuple[int, int]]:
+        """vCPUs that wait although an interrupt is deliverable to them."""
+        for guest, vcpu in () if machine is None else machine.waiting():
+            record = None if machine is None else machine.guest(guest)
+            if record is not None and record.vgic.deliverable(vcpu):
+                yield guest, vcpu
+
+    watch.add(NoLeak(view, watch.report))
+    watch.add(OwnMemoryOnly(view, watch.report))
+    watch.add(PinsBalance(view, mediator.guest_info, watch.report))
+    watch.add(FetchedOnce(watch.report))
+    watch.add(Strangers(lambda guest: guest + base, watch.report))
+    watch.add(
+        Bounded(mediator.settings.limits, lambda: mediator.threads or DEFAULT_THREADS, watch.report)
+    )
+    watch.add(Progress(watch.report))
+    watch.add(WakeUps(asleep, watch.report))
+    return watch
