@@ -44,17 +44,16 @@ class CallQueue:
         """Put a call on the queue. It must wait for :meth:`admission` if it is not ``admitted``."""
         if self._spare:
             waiter = self._spare.pop()
-            waiter.completion.reset()
+            waiter.completion.count = 0
         else:
             waiter = Waiter(self._kernel)
         waiter.system = system
         self.waiters.append(waiter)
-        waiter.admitted = self._take(system)
+        waiter.admitted = not self.total_threads or self._take(system)
         return waiter
 
     def _take(self, system: bool) -> bool:
-        if not self.total_threads:
-            return True
+        """Count one thread as taken, if there is one for this call."""
         reserved = 1 if self.system_sessions and not system else 0
         if self.free_threads <= reserved:
             return False

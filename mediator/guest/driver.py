@@ -33,7 +33,6 @@ from mediator.guest.memory import (
     CookieAllocator,
     OutOfMemory,
     PageAllocator,
-    list_pages,
     page_list,
 )
 from mediator.guest.notification import Notifications
@@ -53,6 +52,7 @@ from mediator.guest.supplicant_queue import SupplicantQueue
 from smccc.constants import optee_msg as msg
 from smccc.constants import optee_smc as smc
 from smccc.constants import tee
+from smccc.page_list import list_page_count
 from smccc.wire import MESSAGE, RET, RET_ORIGIN, SESSION, message_size
 
 DEVICE_ENUMERATION: Final = UUID("7011a688-ddde-4053-a5a9-7b3c4ddf13b8")
@@ -477,7 +477,7 @@ class Driver:
 
     async def _register(self, shm: Shm) -> Shm:
         try:
-            run = list_pages(len(shm.pages))
+            run = list_page_count(len(shm.pages))
             list_ipa = self.pages.alloc_run(run)
         except OutOfMemory:
             self.shms.free(shm)

@@ -85,40 +85,41 @@ class Thread:
 class Completion:
     """A counting event, ``struct completion`` of Linux: each :meth:`complete` lets one wait through."""
 
-    __slots__ = ("_count", "_kernel", "_reason", "_waiters")
+    __slots__ = ("_kernel", "_reason", "_waiters", "count")
 
     def __init__(self, kernel: Kernel, reason: str) -> None:
         self._kernel = kernel
         self._reason = reason
-        self._count = 0
+        self.count = 0
+        """Completions that nobody has waited for yet."""
         self._waiters: deque[Thread] = deque()
 
     @property
     def done(self) -> bool:
         """True if the next :meth:`wait` would not block (``completion_done``)."""
-        return self._count > 0
+        return self.count > 0
 
     def reset(self) -> None:
         """Forget completions nobody waited for (``reinit_completion``)."""
-        self._count = 0
+        self.count = 0
 
     def complete(self) -> None:
         """Let one waiter through, now or whenever it comes."""
-        self._count += 1
+        self.count += 1
         if self._waiters:
             self._kernel.wake(self._waiters.popleft())
 
     async def wait(self, timeout: int | None = None) -> bool:
         """Wait for a completion and consume it; False once ``timeout`` ns have passed without one."""
         if timeout is None:
-            while not self._count:
+            while not self.count:
                 self._waiters.append(self._kernel.current)
                 await self._kernel.block(self._reason)
-            self._count -= 1
+            self.count -= 1
             return True
         kernel = self._kernel
         deadline = kernel.cpu.now() + timeout
-        while not self._count:
+        while not self.count:
             thread = kernel.current
             timer = kernel.start_timer(deadline, partial(self._expire, thread))
             self._waiters.append(thread)
@@ -126,7 +127,7 @@ class Completion:
             timer.cancelled = True
             if not self.done and kernel.cpu.now() >= deadline:
                 return False
-        self._count -= 1
+        self.count -= 1
         return True
 
     def _expire(self, thread: Thread) -> None:

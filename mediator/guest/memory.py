@@ -10,18 +10,15 @@ Everything here is deterministic: the same requests and the same seed give the s
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from random import Random
 from typing import Final
 
 from mediator.guest.kernel import Kernel
+from smccc.page_list import build_page_list, list_page_count
 
 PAGE_SIZE: Final = 4096
 PAGE_MASK: Final = PAGE_SIZE - 1
-LIST_ENTRIES: Final = 511
-"""Addresses in one page of a non-contiguous list (``optee_msg.h``, OPTEE_MSG_ATTR_NONCONTIG)."""
-
 KERNEL_POINTERS: Final = 0xFFFF_0000_1000_0000
 """Where kernel objects lie. The same in every guest on purpose: guests do not share a name space."""
 
@@ -30,8 +27,6 @@ OBJECT_SIZE: Final = 0x80
 
 SHUFFLED_AT_ONCE: Final = 4096
 """User pages are disordered in batches of this many; beyond it, disorder costs time and finds no more."""
-
-_PADDING: Final = bytes(PAGE_SIZE)
 
 
 class OutOfMemory(Exception):
@@ -223,25 +218,11 @@ class Buffer:
         return pieces
 
 
-def list_pages(entries: int) -> int:
-    """Pages that a list of ``entries`` (1 or more) addresses takes."""
-    return (entries + LIST_ENTRIES - 1) // LIST_ENTRIES
-
-
 def page_list(pages: Sequence[int], list_ipa: int) -> bytes:
     """The page list of ``pages`` as Linux writes it into adjacent list pages at ``list_ipa``.
 
     Also a list page that is exactly full gets its link to the next page, which is then not part of
     the list and must not be followed (``optee_msg.h``; measured in recorded Linux traffic).
     """
-    parts: list[bytes] = []
-    link = list_ipa
-    for start in range(0, len(pages), LIST_ENTRIES):
-        chunk = pages[start : start + LIST_ENTRIES]
-        link += PAGE_SIZE
-        if len(chunk) == LIST_ENTRIES:
-            parts.append(struct.pack(f"<{LIST_ENTRIES + 1}Q", *chunk, link))
-        else:
-            part = struct.pack(f"<{len(chunk)}Q", *chunk)
-            parts += (part, _PADDING[len(part) :])
-    return b"".join(parts)
+    behind = list_ipa + list_page_count(len(pages)) * PAGE_SIZE
+    return b"".join([page for _, page in build_page_list(pages, list_ipa, trailing_link=behind)])

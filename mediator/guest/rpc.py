@@ -14,13 +14,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
-from mediator.guest.memory import OutOfMemory, list_pages, page_list
+from mediator.guest.memory import OutOfMemory, page_list
 from mediator.guest.shm import PRIVATE, SUPPLICANT, Shm
 from mediator.guest.supplicant_queue import MAX_PARAMS, SupplicantParam
 from smccc.constants import optee_msg as msg
 from smccc.constants import optee_rpc as rpc
 from smccc.constants import optee_smc as smc
 from smccc.constants import tee
+from smccc.page_list import list_page_count
 from smccc.wire import (
     CMD,
     KIND_INVALID,
@@ -217,7 +218,7 @@ class RpcService:
         attr = msg.OPTEE_MSG_ATTR_TYPE_TMEM_OUTPUT
         where = shm.ipa
         if shm.kind == SUPPLICANT:
-            run = list_pages(len(shm.pages))
+            run = list_page_count(len(shm.pages))
             try:
                 list_ipa = driver.pages.alloc_run(run)
             except OutOfMemory:

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from mediator.guest.cpu import Registers
-from mediator.guest.memory import LIST_ENTRIES, PAGE_SIZE
+from mediator.guest.memory import PAGE_SIZE
 from smccc.constants import optee_msg as msg
 from smccc.constants import optee_rpc as rpc
 from smccc.constants import optee_smc as smc
+from smccc.page_list import ENTRIES
 from smccc.wire import KIND_RMEM, MESSAGE, PARAM_KIND, PARAM_OUTPUT, PARAMS
 from tests.guest.machine import FakeCpu
 
@@ -185,7 +186,7 @@ class RecordedTee:
             words = struct.unpack("<512Q", cpu.machine.load(where, PAGE_SIZE))
             count = len(listed["entries"])
             pages += words[:count]
-            full = count == LIST_ENTRIES
+            full = count == ENTRIES
             self.same(record, "link", bool(words[511]), int(listed["next"], 16) != 0)
             if full:
                 # Linux allocates list pages side by side and links them even behind the last.
