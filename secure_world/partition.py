@@ -29,6 +29,7 @@ class Partition:
     """
 
     __slots__ = (
+        "_birth",
         "_conditions",
         "_mutexes",
         "_protected",
@@ -47,7 +48,7 @@ class Partition:
         "world",
     )
 
-    def __init__(self, world: SecureWorld, client: int) -> None:
+    def __init__(self, world: SecureWorld, client: int, birth: int = 0) -> None:
         settings = world.settings
         self.world = world
         self.client = client
@@ -65,6 +66,7 @@ class Partition:
         self._conditions: dict[str, TeeCondition] = {}
         self._protected: dict[bytes, dict[bytes, bytes]] = {}
         self._random: random.Random | None = None
+        self._birth = birth
 
     # Named things.
 
@@ -91,9 +93,14 @@ class Partition:
 
     @property
     def random(self) -> random.Random:
-        """The partition's generator, seeded from the settings and the client id."""
+        """The partition's generator, seeded from the settings, the client id and the birth.
+
+        A partition that follows another under the same id must not draw its numbers again: the
+        keys of a TA are the same, and a nonce may be used once only.
+        """
         if self._random is None:
-            self._random = random.Random(f"optee {self.world.settings.seed} {self.client}")
+            seed = f"optee {self.world.settings.seed} {self.client} {self._birth}"
+            self._random = random.Random(seed)
         return self._random
 
     # Memory.

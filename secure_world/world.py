@@ -108,6 +108,7 @@ class SecureWorld:
         self._conditions: dict[str, TeeCondition] = {}
         self._partitions: dict[int, Partition] = {}
         self._instances = 0
+        self._births = 0
         self._virtual = settings.virtualization
         self._rpc_arg = settings.rpc_arg
         # The part of OP-TEE outside all partitions; without virtualization it is the only one.
@@ -353,7 +354,8 @@ class SecureWorld:
         client = a1 & _CLIENT_MASK
         if a7 & _M32 != _HYPERVISOR or not client or self._instances >= self.settings.guests:
             return (_ENOTAVAIL, a1, a2, a3)
-        partition = Partition(self, client)
+        self._births += 1
+        partition = Partition(self, client, self._births)
         partition.older = self._partitions.get(client)
         self._partitions[client] = partition
         self._instances += 1

@@ -1,20 +1,27 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Built-in trusted applications.
 
-``crypto`` and ``storage`` need the extra "crypto" (the ``cryptography`` package); without it they are
-left out of :func:`default_registry`.
+``crypto`` and ``storage`` need the extra "crypto" (the ``cryptography`` package). Without it they are
+registered all the same, but no session opens (TEE_ERROR_NOT_SUPPORTED); call
+:func:`secure_world.apps.cipher.require_crypto` for an error that names the extra.
 """
 
 from __future__ import annotations
 
-from importlib import import_module, util
+from importlib import import_module
 from types import ModuleType
 from typing import Final
 
 from secure_world.ta import TaRegistry, TrustedApplication
 
-_MODULES: Final[tuple[str, ...]] = ("devices", "invoke_tests", "echo", "basic")
-_CRYPTO_MODULES: Final[tuple[str, ...]] = ("crypto", "storage")
+_MODULES: Final[tuple[str, ...]] = (
+    "devices",
+    "invoke_tests",
+    "echo",
+    "basic",
+    "crypto",
+    "storage",
+)
 
 
 def applications(module: ModuleType) -> tuple[type[TrustedApplication], ...]:
@@ -32,12 +39,9 @@ def applications(module: ModuleType) -> tuple[type[TrustedApplication], ...]:
 
 
 def default_registry() -> TaRegistry:
-    """A fresh registry with every built-in TA whose dependencies are installed."""
+    """A fresh registry with every built-in TA."""
     registry = TaRegistry()
-    names = _MODULES
-    if util.find_spec("cryptography") is not None:
-        names += _CRYPTO_MODULES
-    for name in names:
+    for name in _MODULES:
         for application in applications(import_module(f"{__name__}.{name}")):
             registry.register(application)
     return registry

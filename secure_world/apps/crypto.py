@@ -319,6 +319,3 @@ class CryptoApplication(TrustedApplication):
             return tee.TEE_ERROR_EXCESS_DATA
         await _charge(env, out.capacity)
         return _put(out, env.random(out.capacity))
-
-
-APPLICATIONS: Final = (CryptoApplication,)

@@ -377,6 +377,3 @@ class StorageApplication(TrustedApplication):
             out.write(0, info.name)
         params.value(1).a = info.size
         cursor.after = info.number
-
-
-APPLICATIONS: Final = (StorageApplication,)
