@@ -17,7 +17,7 @@ DEVICES_WITH_SUPPLICANT: Final = tee.PTA_CMD_GET_DEVICES_SUPP
 class DeviceEnumeration(TrustedApplication):
     """Writes the UUIDs of the devices; too small a buffer learns the size that is needed."""
 
-    uuid = UUID("7011a688-dde4-4053-a5a9-7b3c4ddf13b8")
+    uuid = UUID("7011a688-ddde-4053-a5a9-7b3c4ddf13b8")
     name = "device enumeration"
     pseudo = True
     single_instance = True
