@@ -193,10 +193,10 @@ class InHypervisor:
     """A mediator on a host, in the hypervisor.
 
     ``host``: the services. ``settings``: offers and limits. ``sink``: gets the mediator's events.
-    ``suspending``: every system call is a switch point; only for drivers of the async methods.
+    ``suspending``: every system call of the async methods is a switch point.
     """
 
-    __slots__ = ("_depth", "_owner", "_syscalls", "host", "mediator")
+    __slots__ = ("_depth", "_direct", "_owner", "_syscalls", "host", "mediator")
 
     def __init__(
         self,
@@ -208,7 +208,8 @@ class InHypervisor:
     ) -> None:
         self.host = host
         self.mediator = OpteeMediator(settings, sink)
-        self._syscalls: Syscalls = SuspendingSyscalls(host) if suspending else DirectSyscalls(host)
+        self._direct: Syscalls = DirectSyscalls(host)
+        self._syscalls: Syscalls = SuspendingSyscalls(host) if suspending else self._direct
         self._owner: int | None = None
         self._depth = 0
 
@@ -230,15 +231,15 @@ class InHypervisor:
         """Look for OP-TEE. Without its device tree node the TEE is not even asked."""
         if not device_tree_node:
             return Probe(False, 0, "no linaro,optee-tz node in the device tree")
-        return self._run(self.mediator.probe(self._syscalls))
+        return self._run(self.mediator.probe(self._direct))
 
     def create_guest(self, guest: int) -> Done:
         """Tell the TEE of a new guest; ``Done(accepted=False)`` if it refused."""
-        return Done(self._run(self.mediator.guest_created(self._syscalls, guest)))
+        return Done(self._run(self.mediator.guest_created(self._direct, guest)))
 
     def destroy_guest(self, guest: int) -> Done | Preempted:
         """Release everything of a guest. ``Preempted``: enter again."""
-        done = self._run(self.mediator.guest_destroyed(self._syscalls, guest))
+        done = self._run(self.mediator.guest_destroyed(self._direct, guest))
         return Done() if done else PREEMPTED
 
     def handle(
@@ -268,7 +269,7 @@ class InHypervisor:
                 )
         if aarch32:
             frame = tuple(value & 0xFFFF_FFFF for value in frame)
-        out = self._run(self.mediator.handle(self._syscalls, guest, vcpu, frame))
+        out = self._run(self.mediator.handle(self._direct, guest, vcpu, frame))
         return NOT_MINE if out is None else Completed(out)
 
     def guest_info(self, guest: int) -> GuestInfo | None:
@@ -281,7 +282,7 @@ class InHypervisor:
 
     def restore(self, data: dict[str, object]) -> None:
         """Go back to a snapshot. ``ValueError`` if it is none of this version."""
-        self._run(self.mediator.restore(self._syscalls, data))
+        self._run(self.mediator.restore(self._direct, data))
 
     # --- for hosts that are coroutines themselves -------------------------------------------
 

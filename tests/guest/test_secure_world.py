@@ -320,16 +320,26 @@ class Stored:
         return await buffer.read(0, count.b)
 
 
+SECRET = b"attack at dawn " * 400
+
+
+async def secure_storage(guest: Guest) -> None:
+    """Store something and read it again."""
+    client = guest.client()
+    async with client.open_session(StorageApplication.uuid) as session:
+        stored = Stored(client, session)
+        await stored.create(b"note", SECRET)
+        assert await stored.read(b"note", 10_000) == SECRET
+
+
 @pytest.mark.parametrize("attack", ["none", "tamper", "roll back"])
 def test_secure_storage_and_its_attackers(attack: str) -> None:
-    secret = b"attack at dawn " * 400
-
     async def main(guest: Guest) -> None:
         client = guest.client()
         async with client.open_session(StorageApplication.uuid) as session:
             stored = Stored(client, session)
             empty = guest.store.snapshot()
-            await stored.create(b"first", secret)
+            await stored.create(b"first", SECRET)
             image = guest.store.snapshot()
             assert guest.store.paths()
             assert all(b"attack" not in data for data in image.values())
@@ -340,7 +350,7 @@ def test_secure_storage_and_its_attackers(attack: str) -> None:
             elif attack == "roll back":
                 guest.store.restore(image if image != empty else {})
             if attack == "none":
-                assert await stored.read(b"first", 10_000) == secret
+                assert await stored.read(b"first", 10_000) == SECRET
                 return
             with pytest.raises(TeeError) as caught:
                 await stored.read(b"first", 10_000)
