@@ -24,7 +24,7 @@ PAGE_COPY: Final = 3
 PAGE_PIN: Final = 4
 """One page translated, checked and pinned, or released."""
 GUEST_ACCESS: Final = 5
-"""One load or store of a guest program, whatever its size."""
+"""One load or store of a guest program, whatever its size, or access to its timer or SGIs."""
 VIRQ: Final = 6
 """One virtual interrupt made pending."""
 CONTEXT_SWITCH: Final = 7
@@ -35,6 +35,8 @@ SECURE_WORLD: Final = 9
 """Work of the secure world, in nanoseconds that it reports itself."""
 COMPUTE: Final = 10
 """Work that a guest program says it does, in nanoseconds."""
+WAIT: Final = 11
+"""One WFI: the hypervisor traps it to see whether the vCPU must wait."""
 
 KINDS: Final = (
     "trap",
@@ -48,6 +50,7 @@ KINDS: Final = (
     "teardown_step",
     "secure_world",
     "compute",
+    "wait",
 )
 """Names, in the order of the numbers above."""
 
@@ -65,6 +68,7 @@ class CostTable:
     virq: int = 400
     context_switch: int = 1500
     teardown_step: int = 1000
+    wait: int = 800
 
     def by_kind(self) -> tuple[int, ...]:
         """Costs indexed by kind; kinds without a fixed cost have 0."""
@@ -80,6 +84,7 @@ class CostTable:
             self.teardown_step,
             0,
             0,
+            self.wait,
         )
 
 

@@ -185,5 +185,5 @@ class Guest:
         self.vcpus[vcpu].power_on(entry, context)
 
     def in_flight(self) -> bool:
-        """Whether a vCPU is inside a trap, or executing at this moment."""
-        return any(vcpu.in_trap or vcpu.is_executing for vcpu in self.vcpus)
+        """Whether a vCPU of a halted guest is still on its way out of a trap."""
+        return not all(vcpu.is_off for vcpu in self.vcpus)

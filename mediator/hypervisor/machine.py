@@ -20,7 +20,7 @@ from attrs import frozen
 
 from mediator.hypervisor.accounting import TEARDOWN_STEP, Account
 from mediator.hypervisor.core import Core, MachineSettings
-from mediator.hypervisor.guest import Guest, MachineMemory, GuestSpec, GuestState
+from mediator.hypervisor.guest import Guest, GuestSpec, GuestState, MachineMemory
 from mediator.hypervisor.machine_events import (
     GuestCreated,
     GuestDestroyed,
@@ -66,7 +66,8 @@ class Refused:
 class RunResult:
     """How a run ended: why, at which virtual time (ns), after how many steps in all.
 
-    ``waiting``: (guest, vCPU) pairs that wait for an interrupt.
+    ``waiting``: (guest, vCPU) pairs that wait for an interrupt, if the run ended because nothing
+    can run any more.
     """
 
     end: RunEnd
@@ -128,6 +129,7 @@ class Machine:
         self._tee: TeeMediator = tee or NoTee()
         self._pcpus = [Pcpu(self._core, index) for index in range(settings.pcpus)]
         self._control = Strand(-1, "control", Account())
+        self._control.slice_end = NEVER
         self._guests: dict[int, Guest] = {}
         self._teardowns: dict[int, Task] = {}
         self._entries: dict[int, Task] = {}
@@ -157,7 +159,8 @@ class Machine:
         Exceptions of the host, the mediator or a sink pass through; those of guest programs do not.
         """
         end = self.scheduler.run(stop=until, until=until_time, max_steps=max_steps)
-        return RunResult(end, self.scheduler.now(), self.scheduler.steps, self.waiting())
+        waiting = self.waiting() if end is RunEnd.IDLE else ()
+        return RunResult(end, self.scheduler.now(), self.scheduler.steps, waiting)
 
     def now(self) -> int:
         """Virtual time in ns; never decreases."""
@@ -224,11 +227,12 @@ class Machine:
                 memory.remove_guest(guest_id)
                 return self._drop(guest, "not enough memory")
         if spec.tee:
-            account, self._control.account = self._control.account, guest.account
+            strand = self.strand()
+            account, strand.account = strand.account, guest.account
             try:
                 guest.tee = await self._tee.guest_created(guest_id)
             finally:
-                self._control.account = account
+                strand.account = account
             if not guest.tee:
                 memory.remove_guest(guest_id)
                 return self._drop(guest, "the TEE refused it")
@@ -366,7 +370,7 @@ class Machine:
         guest.halted = True
         for vcpu in guest.vcpus:
             if vcpu.in_trap or vcpu.is_executing:
-                vcpu.pcpu.urge()
+                vcpu.leave()
             elif vcpu.state is not OFF:
                 vcpu.pcpu.kill(vcpu)
 
@@ -420,17 +424,16 @@ class Machine:
 
     def _inline(self, coroutine: Coroutine[object, None, T]) -> T:
         """Drive a coroutine of the machine to its end on the spot."""
-        if self.scheduler.current is None:
-            self._control.clock = self.scheduler.instant()
-        while True:
-            try:
-                request = coroutine.send(None)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            if request is not None and not isinstance(request, Turn):
-                coroutine.close()
-                raise TypeError(f"suspended with {request!r} where nothing can be waited for")
+        scheduler = self.scheduler
+        if scheduler.current is not None:
+            return _drive(coroutine)
+        self._control.clock = scheduler.instant()
+        scheduler.current = self._control
+        try:
+            return _drive(coroutine)
+        finally:
+            scheduler.now()
+            scheduler.current = None
 
     def _take_id(self, wanted: int | None) -> int | None:
         """Reserve an id: the wanted one, or the smallest that is free."""
@@ -471,3 +474,16 @@ class Machine:
     def _emit(self, event: tuple[object, ...]) -> None:
         if self._core.emit is not None:
             self._core.emit(event)
+
+
+def _drive(coroutine: Coroutine[object, None, T]) -> T:
+    """Resume a coroutine until it returns; it may only offer to switch."""
+    while True:
+        try:
+            request = coroutine.send(None)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        if request is not None and not isinstance(request, Turn):
+            coroutine.close()
+            raise TypeError(f"suspended with {request!r} where nothing can be waited for")

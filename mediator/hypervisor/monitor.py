@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from mediator.hypervisor.accounting import SECURE_WORLD
+from mediator.hypervisor.timer import NEVER
 
 if TYPE_CHECKING:
     from mediator.hypervisor.machine import Machine
@@ -76,6 +77,9 @@ class MachineMonitor:
         if strand.kicked:
             strand.kicked = False
             return True
+        if strand.slice_end == NEVER:
+            # The control domain's synchronous calls are nobody's time slice.
+            return False
         clock = strand.clock
         return clock >= strand.slice_end or clock >= machine.scheduler.timers.next
 

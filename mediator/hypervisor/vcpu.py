@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mediator.guest.cpu import TIMER_PPI, GuestUndefined, VcpuProgram
 from mediator.hypervisor import psci
-from mediator.hypervisor.accounting import COMPUTE, GUEST_ACCESS, TRAP, VIRQ
+from mediator.hypervisor.accounting import COMPUTE, GUEST_ACCESS, TRAP, VIRQ, WAIT
 from mediator.hypervisor.core import Core
 from mediator.hypervisor.guest import Guest
 from mediator.hypervisor.machine_events import (
@@ -61,6 +61,7 @@ _SGI_COUNT: Final = 16
 _OPEN: Final = 0
 _SWITCH: Final = 1
 _SHUT: Final = 2
+_LEAVE: Final = 3
 
 
 class Stop(NamedTuple):
@@ -199,7 +200,8 @@ class Vcpu:
             await self._pass_gate()
         pcpu = self.pcpu
         # Even a guest that never takes its interrupt must not stand still in virtual time.
-        pcpu.clock += self._access_cost
+        pcpu.clock += self._core.costs[WAIT]
+        self._counts[WAIT] += 1
         if not self._vgic.deliverable(self.index):
             await _WAIT
         elif pcpu.clock >= pcpu.stop_at:
@@ -208,8 +210,8 @@ class Vcpu:
     async def read(self, ipa: int, length: int) -> bytes:
         """Load ``length`` bytes; raises ``GuestAbort``."""
         if self._gate:
-            if self._gate == _SHUT:
-                raise GeneratorExit
+            if self._gate != _SWITCH:
+                await self._pass_gate()
             await PREEMPTION_POINT
         pcpu = self.pcpu
         pcpu.clock += self._access_cost
@@ -222,8 +224,8 @@ class Vcpu:
     async def write(self, ipa: int, data: bytes) -> None:
         """Store ``data``; raises ``GuestAbort``."""
         if self._gate:
-            if self._gate == _SHUT:
-                raise GeneratorExit
+            if self._gate != _SWITCH:
+                await self._pass_gate()
             await PREEMPTION_POINT
         pcpu = self.pcpu
         pcpu.clock += self._access_cost
@@ -250,6 +252,7 @@ class Vcpu:
         """The virtual counter, ns. Reading it takes time, so that a loop on it ends."""
         pcpu = self.pcpu
         pcpu.clock += self._access_cost
+        self._counts[GUEST_ACCESS] += 1
         return pcpu.clock
 
     def set_timer(self, deadline: int | None) -> None:
@@ -290,6 +293,7 @@ class Vcpu:
     def send_sgi(self, target: int, intid: int) -> None:
         """Interrupt vCPU ``target`` of this guest. Ids and targets that do not exist are ignored."""
         self.pcpu.clock += self._access_cost
+        self._counts[GUEST_ACCESS] += 1
         if 0 <= intid < _SGI_COUNT and 0 <= target < len(self.guest.vcpus):
             interrupt(self._core, self.guest, intid, target)
 
@@ -297,8 +301,8 @@ class Vcpu:
 
     async def _trap(self, regs: Registers, immediate: int, hvc: bool) -> Registers:
         if self._gate:
-            if self._gate == _SHUT:
-                raise GeneratorExit
+            if self._gate != _SWITCH:
+                await self._pass_gate()
             await PREEMPTION_POINT
         pcpu = self.pcpu
         pcpu.clock += self._trap_cost
@@ -369,6 +373,8 @@ class Vcpu:
         if self._gate == _SHUT:
             # The program is being closed and awaits something in its clean-up.
             raise GeneratorExit
+        if self._gate == _LEAVE:
+            await _STOP
         await PREEMPTION_POINT
 
     # --- the machine's side ----------------------------------------------------------------------
@@ -414,6 +420,11 @@ class Vcpu:
             self.set_state(PAUSED)
         else:
             self.pcpu.enqueue(self, self._core.scheduler.instant())
+
+    def leave(self) -> None:
+        """The guest is halted while this vCPU is in a trap, or on the Python stack: go no further."""
+        self._gate = _LEAVE
+        self.pcpu.urge()
 
     def look(self) -> None:
         """An interrupt may have become deliverable: wake the vCPU, or interrupt what it does."""
