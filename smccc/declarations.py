@@ -149,8 +149,10 @@ def names(declaration: c.Construct) -> list[tuple[int, str]]:
     return found
 
 
-_HEADER: Final = c.Struct(*[sub for sub in MESSAGE.subcons if sub.name != "params"])
-_HEADER_NAMES: Final = dict(names(_HEADER))
+MESSAGE_HEADER: Final = c.Struct(*[sub for sub in MESSAGE.subcons if sub.name != "params"])
+"""The fixed part of a message."""
+
+_HEADER_NAMES: Final = dict(names(MESSAGE_HEADER))
 _PARAM_NAMES: Final = dict(names(PARAM))
 _PARAM_BYTES: Final = 8 * len(_PARAM_NAMES)
 
@@ -158,7 +160,7 @@ _PARAM_BYTES: Final = 8 * len(_PARAM_NAMES)
 def _message_field(offset: int) -> str:
     if offset in _HEADER_NAMES:
         return _HEADER_NAMES[offset]
-    index, rest = divmod(offset - _HEADER.sizeof(), _PARAM_BYTES)
+    index, rest = divmod(offset - MESSAGE_HEADER.sizeof(), _PARAM_BYTES)
     return f"params[{index}].{_PARAM_NAMES[rest]}"
 
 

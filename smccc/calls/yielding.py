@@ -53,6 +53,7 @@ class ResumeCall(OpteeCall):
     """RETURN_FROM_RPC without knowing which RPC it answers: all that its registers can mean."""
 
     FUNCTION = smc.OPTEE_SMC_CALL_RETURN_FROM_RPC
+    RETURN = Completed
     SLOTS = (Pair("result", 1), Word("thread", 3), Pair("cookie", 4), CLIENT)
     result: int
     """a1:a2, for ALLOC an address."""
@@ -79,6 +80,7 @@ class RpcAnswer(OpteeCall):
     """RETURN_FROM_RPC as the answer of one kind of RPC."""
 
     FUNCTION = smc.OPTEE_SMC_CALL_RETURN_FROM_RPC
+    RETURN = Completed
     SLOTS: ClassVar[tuple[Slot, ...]] = (Word("thread", 3), CLIENT)
     thread: int
     """The request's."""
@@ -203,6 +205,8 @@ def parse_answer(request: RpcRequest, frame: RegisterFrame) -> Call:
 @attrs.frozen
 class YieldingCall(OpteeCall):
     """A call that carries a message to the secure world."""
+
+    RETURN = Completed
 
     def parse_return(self, frame: RegisterFrame) -> Return:
         return parse_yielding_return(frame)
