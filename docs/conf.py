@@ -1,8 +1,14 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Sphinx configuration. Built with warnings as errors: ``make docs``."""
 
+from __future__ import annotations
+
 import os
 from importlib import metadata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 os.environ.setdefault("NO_COLOR", "1")  # help texts of the command as plain text
 
@@ -36,3 +42,14 @@ html_theme = "furo"
 html_title = f"optee-mediator {version}"
 html_copy_source = False
 html_show_sphinx = False
+
+
+def _examples_are_literal(app: object, ctx: object, lines: list[str]) -> None:
+    """Epilogs hold examples for a shell, in which ``*`` and ``|`` are no markup."""
+    text = [line.replace("\b", "").rstrip() for line in lines]
+    if any(text):
+        lines[:] = ["::", "", *("   " + line for line in text), ""]
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("sphinx-click-process-epilog", _examples_are_literal)
