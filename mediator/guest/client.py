@@ -25,7 +25,8 @@ from typing import Final
 from uuid import UUID
 
 from mediator.guest import events
-from mediator.guest.driver import Driver, RegistrationError
+from mediator.guest.driver import Driver
+from mediator.guest.driver_settings import RegistrationError
 from mediator.guest.events import ClientCall, Sink
 from mediator.guest.memory import PAGE_SIZE, Buffer, OutOfMemory, page_count
 from mediator.guest.shm import Shm

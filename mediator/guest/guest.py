@@ -16,7 +16,8 @@ import attrs
 
 from mediator.guest.client import Client
 from mediator.guest.cpu import GuestCpu, VcpuProgram
-from mediator.guest.driver import Driver, DriverSettings
+from mediator.guest.driver import Driver
+from mediator.guest.driver_settings import DriverSettings
 from mediator.guest.events import GuestBooted, GuestStopped, Sink
 from mediator.guest.kernel import Kernel, Thread
 from mediator.guest.memory import PageAllocator

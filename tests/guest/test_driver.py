@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from mediator.guest.client import INPUT, OUTPUT, Memref, TeeError, Value
-from mediator.guest.driver import DriverSettings, ProbeError
+from mediator.guest.driver_settings import DriverSettings, ProbeError
 from mediator.guest.events import ClientCall, GuestBooted, GuestStopped, ResultLog
 from mediator.guest.guest import Guest, GuestFailed, GuestSettings
 from mediator.guest.profile import LINUX_6_1, LINUX_6_12, Profile

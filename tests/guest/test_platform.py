@@ -10,10 +10,11 @@ from __future__ import annotations
 import pytest
 
 from mediator.guest.client import INPUT, OUTPUT, Memref, TeeError, Value
-from mediator.guest.driver import DriverSettings
+from mediator.guest.driver_settings import DriverSettings
 from mediator.guest.guest import Guest, GuestSettings
 from mediator.guest.profile import LINUX_6_1, LINUX_6_12, PROFILES, Profile
 from mediator.hypervisor.core import MachineSettings
+from mediator.hypervisor.guest import GuestSpec, RamExtent
 from mediator.hypervisor.scheduler import Mode
 from mediator.optee.settings import MediatorSettings
 from mediator.scenario.platform import Platform, PlatformSettings
@@ -89,8 +90,6 @@ def test_contention_in_three_guests_with_storage(mediator: MediatorSettings) -> 
 
 def test_secondary_vcpus_come_up_by_psci() -> None:
     board = platform(MODERN)
-    from mediator.hypervisor.guest import GuestSpec, RamExtent
-
     guest = Guest(settings("smp", LINUX_6_12, 4, bring_up=True, supplicant=False))
     seen: set[int] = set()
 

@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 
 from mediator.guest.client import INPUT, OUTPUT, Client, Memref, Session, TeeError, Value
-from mediator.guest.driver import DriverSettings
+from mediator.guest.driver_settings import DriverSettings
 from mediator.guest.guest import Guest, GuestFailed, GuestSettings
 from mediator.guest.memory import Buffer
 from mediator.guest.profile import LINUX_6_1, LINUX_6_12, Profile

@@ -13,7 +13,8 @@ import pytest
 
 from mediator.guest.client import INPUT, OUTPUT, Client, Memref, Session, TeeError, Value
 from mediator.guest.cpu import GuestAbort, Registers
-from mediator.guest.driver import DEVICE_ENUMERATION, DriverSettings
+from mediator.guest.driver import DEVICE_ENUMERATION
+from mediator.guest.driver_settings import DriverSettings
 from mediator.guest.guest import Guest, GuestSettings, Main
 from mediator.guest.profile import LINUX_6_1, LINUX_6_12, PROFILES, Profile
 from mediator.guest.rpc import RPC_COMMANDS
