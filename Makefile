@@ -60,7 +60,7 @@ packaging: dist ## wheel contents, and the consumers against the wheel in a fres
 	$(PYTEST) -q tests/packaging
 
 gates: $(VENV)/.test ## the deterministic speed gates: counts, not times
-	$(BIN)/python -m benchmarks --gates
+	$(PYTEST) -q tests/gates
 
 bench: $(VENV)/.test ## all benchmarks as ratios, median of 9 rounds; exit 1 on a breach
 	$(BIN)/python -m benchmarks $(ARGS)
