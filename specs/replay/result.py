@@ -125,3 +125,42 @@ class MediatorResult:
     def ok(self) -> bool:
         """Every event transparent and nothing pinned at the end."""
         return self.events == self.transparent and not self.pinned
+
+
+@attrs.frozen
+class SecureClass:
+    """Answers to one class of call. ``apart``: those that depend on what we do not have."""
+
+    name: str
+    answers: int
+    equal: int
+    different: int
+    apart: int
+
+
+@attrs.frozen
+class SecureResult:
+    """Replay as secure world of one trace.
+
+    ``apart``: answers that are counted apart, by name of the TA or part of OP-TEE that gave them.
+    ``hidden_waits``: waits and wake-ups of locks that came in another order than recorded.
+    """
+
+    path: str
+    scenario: str
+    threads: int
+    answers: int
+    equal: int
+    different: int
+    classes: tuple[SecureClass, ...]
+    apart: dict[str, int]
+    differences: tuple[Difference, ...]
+    hidden_waits: int
+    interrupts: int
+    markers: int
+    notes: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """No difference."""
+        return not self.different

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The simulated OP-TEE configured as the recorded one was built.
+
+The first line of a trace states build options; an option that it does not state is taken from the
+recorded capability exchange, and otherwise is that of OP-TEE's QEMU platform.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from secure_world.settings import SecureWorldSettings
+from smccc.constants import optee_smc as smc
+from smccc.registers import low32
+from specs.replay.reader import Trace
+from specs.replay.survey import Survey, config
+
+DEFAULT_RESERVED: Final = (0x4200_0000, 0x20_0000)
+"""Reserved shared memory of PLATFORM=vexpress-qemu_armv8a: start and bytes."""
+
+DEFAULT_GUESTS: Final = 2
+"""CFG_VIRT_GUEST_COUNT of OP-TEE."""
+
+DEFAULT_REVISION: Final = (4, 10)
+_REVISION: Final = re.compile(r"reports (?:revision )?(\d{1,4})\.(\d{1,4})")
+
+
+def settings_for(trace: Trace, facts: Survey) -> SecureWorldSettings:
+    """Settings of the simulated OP-TEE for a trace."""
+    recorded: int | None = None
+    answer = facts.answers.get(smc.OPTEE_SMC_EXCHANGE_CAPABILITIES)
+    if answer is not None and low32(answer[0]) == smc.OPTEE_SMC_RETURN_OK:
+        recorded = low32(answer[1])
+
+    def option(name: str, bit: int) -> bool:
+        written = config(trace.meta, name)
+        if written is not None:
+            return written == "y"
+        return recorded is None or bool(recorded & bit)
+
+    reserved = None
+    if option("CORE_RESERVED_SHM", smc.OPTEE_SMC_SEC_CAP_HAVE_RESERVED_SHM):
+        reserved = facts.reserved or DEFAULT_RESERVED
+    revision = DEFAULT_REVISION
+    match = _REVISION.search(trace.meta.text("optee_os"))
+    if match is not None:
+        revision = int(match[1]), int(match[2])
+    guests = config(trace.meta, "VIRT_GUEST_COUNT")
+    return SecureWorldSettings(
+        virtualization=facts.virtualization,
+        guests=int(guests) if guests is not None and guests.isdecimal() else DEFAULT_GUESTS,
+        threads=facts.threads,
+        dynamic_shm=option("CORE_DYN_SHM", smc.OPTEE_SMC_SEC_CAP_DYNAMIC_SHM),
+        null_memref=recorded is None or bool(recorded & smc.OPTEE_SMC_SEC_CAP_MEMREF_NULL),
+        async_notifications=option("CORE_ASYNC_NOTIF", smc.OPTEE_SMC_SEC_CAP_ASYNC_NOTIF),
+        rpc_arg=recorded is None or bool(recorded & smc.OPTEE_SMC_SEC_CAP_RPC_ARG),
+        rpmb_probe=recorded is None or bool(recorded & smc.OPTEE_SMC_SEC_CAP_RPMB_PROBE),
+        rpc_cache=config(trace.meta, "PREALLOC_RPC_CACHE") != "n",
+        reserved_shm=reserved,
+        revision=revision,
+    )

@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Replay as secure world: our simulated OP-TEE answers the recorded calls, on recorded memory."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Final
+
+import attrs
+
+from secure_world.apps import default_registry
+from secure_world.world import SecureWorld
+from smccc import wire
+from smccc.constants import optee_msg as msg
+from smccc.constants import optee_smc as smc
+from smccc.registers import low32
+from specs.replay import names
+from specs.replay.build import settings_for
+from specs.replay.chain import Enter, Leave, Step, follow
+from specs.replay.compare import (
+    Difference,
+    Field,
+    Item,
+    Space,
+    differences,
+    parameters,
+    register_item,
+)
+from specs.replay.conductor import Answer, Conductor
+from specs.replay.expectation import Kind, plans_of
+from specs.replay.judge import RESULT_REGISTERS
+from specs.replay.reader import Trace
+from specs.replay.recorded_memory import RecordedMemory
+from specs.replay.records import (
+    MESSAGE_OWNER,
+    BufferContent,
+    Call,
+    Content,
+    Marker,
+    Return,
+    SecureInterrupt,
+)
+from specs.replay.result import SecureClass, SecureResult
+from specs.replay.standin import stand_in
+from specs.replay.survey import survey
+
+ANSWERED: Final = "answer"
+_INOUT: Final = (msg.OPTEE_MSG_ATTR_TYPE_RMEM_INOUT, msg.OPTEE_MSG_ATTR_TYPE_TMEM_INOUT)
+LINK_OFFSET: Final = 4088
+
+
+@attrs.define
+class _Row:
+    answers: int = 0
+    equal: int = 0
+    different: int = 0
+    apart: int = 0
+
+
+class SecureReplay:
+    """One trace, answered once by our secure world."""
+
+    def __init__(self, trace: Trace, progress: Callable[[int], None] | None = None) -> None:
+        self.trace = trace
+        self.facts = survey(trace)
+        self.memory = RecordedMemory(self.facts)
+        registry = default_registry()
+        self._happenings = follow(trace, self.facts)
+        ours = {application.uuid for application in registry.applications()}
+        self._plans = plans_of(self._happenings, ours)
+        self._conductor = Conductor(self.memory, registry)
+        missing = {p.uuid: None for p in self._plans.values() if p.apart and p.uuid is not None}
+        for identifier in missing:
+            registry.register(stand_in(identifier, self._conductor.script))
+        self.settings = settings_for(trace, self.facts)
+        self.world = SecureWorld(self.memory, self.settings, self._conductor, registry=registry)
+        self._conductor.world = self.world
+        self._progress = progress
+        self._rows: dict[str, _Row] = {}
+        self._apart: dict[str, int] = {}
+        self._differences: list[Difference] = []
+        self._direct: dict[int, Answer] = {}
+        self._markers = 0
+        self._interrupts = 0
+
+    def run(self) -> SecureResult:
+        """Replay the trace from end to end."""
+        happenings = self._happenings
+        for number, (happening, following) in enumerate(
+            itertools.zip_longest(happenings, happenings[1:])
+        ):
+            if isinstance(happening, Enter):
+                alone = isinstance(following, Leave) and following.step is happening.step
+                self._enter(happening.step, alone)
+            elif isinstance(happening, Leave):
+                self._leave(happening.step)
+            elif isinstance(happening, Marker):
+                self._markers += 1
+            elif isinstance(happening, SecureInterrupt):
+                self._interrupts += happening.entered
+            if self._progress is not None and not number & 0xFF:
+                self._progress(number)
+        rows = sorted(self._rows.items(), key=lambda row: (-row[1].answers, row[0]))
+        return SecureResult(
+            path=self.trace.path,
+            scenario=self.trace.meta.text("scenario"),
+            threads=self.facts.threads,
+            answers=sum([row.answers for _, row in rows]),
+            equal=sum([row.equal for _, row in rows]),
+            different=sum([row.different for _, row in rows]),
+            classes=tuple(
+                [
+                    SecureClass(name, row.answers, row.equal, row.different, row.apart)
+                    for name, row in rows
+                ]
+            ),
+            apart=dict(sorted(self._apart.items())),
+            differences=tuple(self._differences),
+            hidden_waits=self._conductor.hidden_waits,
+            interrupts=self._interrupts,
+            markers=self._markers,
+            notes=tuple(
+                [f"unknown field {f}, {n} times" for f, n in sorted(self.trace.unknown.items())]
+            ),
+        )
+
+    # --- entering -----------------------------------------------------------------------------------
+
+    def _enter(self, step: Step, alone: bool) -> None:
+        self._set_memory(step.call)
+        if step.flight is not None:
+            self._conductor.enter(step, self._plans[step.flight], alone)
+        elif step.function >> 31:
+            if alone:
+                self._fast(step)
+        else:
+            self._direct[step.call.seq] = self.world.smc(*step.call.regs)
+
+    def _fast(self, step: Step) -> None:
+        if step.function == smc.OPTEE_SMC_GET_ASYNC_NOTIF_VALUE:
+            self._notify(step)
+        self._direct[step.call.seq] = self.world.smc(*step.call.regs)
+        if step.function == smc.OPTEE_SMC_VM_DESTROYED and not step.call.regs[7]:
+            client = low32(step.call.regs[1]) & 0xFFFF
+            if low32(self._direct[step.call.seq][0]) == smc.OPTEE_SMC_RETURN_OK:
+                self._conductor.forget(client)
+
+    def _notify(self, step: Step) -> None:
+        """Notifications are stimuli: what the recorded answer shows as pending is made pending."""
+        answer = step.answer
+        if answer is None or low32(answer.regs[0]) != smc.OPTEE_SMC_RETURN_OK:
+            return
+        client = step.call.regs[7]
+        if answer.regs[2] & smc.OPTEE_SMC_ASYNC_NOTIF_VALID:
+            self.world.notify(client, low32(answer.regs[1]))
+        if answer.regs[2] & smc.OPTEE_SMC_ASYNC_NOTIF_PENDING:
+            for happening in self._happenings:
+                other = happening.step.answer if isinstance(happening, Leave) else None
+                if (
+                    other is not None
+                    and other.seq > answer.seq
+                    and isinstance(happening, Leave)
+                    and happening.step.function == step.function
+                    and happening.step.call.regs[7] == client
+                ):
+                    self.world.notify(client, low32(other.regs[1]))
+                    return
+
+    def _set_memory(self, event: Call | Return) -> None:
+        """Memory as it was recorded at this event."""
+        for content in (event.msg, event.rpc_arg):
+            if content is not None:
+                self.memory.store(content.pa, content.data)
+        for page in event.page_list or ():
+            words = b"".join([entry.to_bytes(8, "little") for entry in page.entries])
+            self.memory.store(page.pa, words)
+            self.memory.store(page.pa + LINK_OFFSET, page.next.to_bytes(8, "little"))
+        for buffer in event.buffers:
+            self.memory.store(buffer.pa, buffer.data)
+
+    # --- leaving ------------------------------------------------------------------------------------
+
+    def _leave(self, step: Step) -> None:
+        answer = step.answer
+        assert answer is not None
+        if step.flight is None:
+            if step.call.seq not in self._direct:
+                self._fast(step)
+            found: Answer | None = self._direct.pop(step.call.seq)
+            self._count(step, self._items(step, answer, found), "")
+        else:
+            plan = self._plans[step.flight]
+            end = plan.ends[plan.steps.index(step)]
+            found = self._conductor.leave(step)
+            content_counts = end.kind is not Kind.HELD and not end.apart
+            items = self._items(step, answer, found, content_counts)
+            if plan.apart and step.answer is step.flight.final:
+                items += self._session(answer)
+            self._count(step, items, end.apart)
+        self._set_memory(answer)
+
+    def _session(self, answer: Return) -> list[Item]:
+        """A stand-in's session must have the recorded number, or later calls would miss it."""
+        content = answer.msg
+        if content is None:
+            return []
+        found = self.memory.load(content.pa + 8, 4)
+        return [Item("msg.session", content.data[8:12], found)]
+
+    def _items(
+        self, step: Step, answer: Return, found: Answer | None, contents: bool = True
+    ) -> list[Item]:
+        if found is None:
+            return [Item("answer", b"\1", None)]
+        items: list[Item] = []
+        wanted = [0]
+        if step.function >> 31:
+            count, after_ok = RESULT_REGISTERS.get(step.function, (1, False))
+            if after_ok and low32(answer.regs[0]) != smc.OPTEE_SMC_RETURN_OK:
+                count = 1
+            wanted = list(range(count))
+            if step.function == smc.OPTEE_SMC_EXCHANGE_CAPABILITIES and count > 1:
+                if not answer.regs[1] & smc.OPTEE_SMC_SEC_CAP_ASYNC_NOTIF:
+                    wanted.remove(2)
+                if not answer.regs[1] & smc.OPTEE_SMC_SEC_CAP_RPC_ARG:
+                    wanted.remove(3)
+        elif names.is_rpc(answer.regs[0]):
+            wanted = [0, 1, 2, 3]
+        items += [register_item(n, answer.regs[n], found[n]) for n in wanted]
+        if not contents:
+            return items
+        for content, field in ((answer.msg, Field.MSG), (answer.rpc_arg, Field.RPC_ARG)):
+            if content is not None:
+                items.append(self._content(content, field))
+        for number, buffer in enumerate(answer.buffers):
+            if not _written(answer, buffer):
+                continue
+            data = self.memory.load(buffer.pa, len(buffer.data))
+            items.append(
+                Item(
+                    f"bufs[{number}]",
+                    buffer.data,
+                    data,
+                    Space.BUS,
+                    buffer.pa,
+                    Field.BUFFERS,
+                    number,
+                )
+            )
+        return items
+
+    def _content(self, content: Content, field: Field) -> Item:
+        data = self.memory.load(content.pa, len(content.data))
+        return Item(field.value, content.data, data, Space.BUS, content.pa, field, 0)
+
+    def _count(self, step: Step, items: list[Item], apart: str) -> None:
+        answer = step.answer
+        assert answer is not None
+        row = self._rows.setdefault(step.name, _Row())
+        row.answers += 1
+        found = differences(answer, step.name, ANSWERED, items)
+        if found:
+            row.different += 1
+            self._differences += found
+        elif apart:
+            row.apart += 1
+            self._apart[apart] = self._apart.get(apart, 0) + 1
+        else:
+            row.equal += 1
+
+
+def _written(answer: Return, buffer: BufferContent) -> bool:
+    """Whether the secure world wrote a buffer: results of a call, and what a request carries out.
+
+    The content of a buffer that the normal world is to fill is whatever was there before.
+    """
+    content = answer.msg if buffer.owner == MESSAGE_OWNER else answer.rpc_arg
+    if content is None:
+        return False
+    for param in parameters(content.data):
+        if param.number == buffer.param:
+            output = bool(wire.PARAM_OUTPUT[param.attr & 0xFF])
+            if buffer.owner == MESSAGE_OWNER:
+                return output
+            return not output or param.attr & 0xFF in _INOUT
+    return False
+
+
+def replay_as_secure_world(
+    trace: Trace, progress: Callable[[int], None] | None = None
+) -> SecureResult:
+    """Let our simulated OP-TEE answer the calls of a trace."""
+    return SecureReplay(trace, progress).run()
