@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Final
 
 import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, TaskID
 
 from specs.rules import RuleBook, rules
 from specs.vectors import report
@@ -103,32 +106,31 @@ def _print(
 
 
 class _Progress:
-    """A bar on standard error, once a file has taken long enough to wonder."""
+    """Shows on standard error how far a file is, once it has taken long enough to wonder."""
 
     def __init__(self, path: Path) -> None:
         self._title = report.printable(path.name)
-        self._started = time.monotonic()
-        self._bar: object = None
+        self._shown = time.monotonic()
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
 
     def __enter__(self) -> _Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        from rich.progress import Progress
-
-        if isinstance(self._bar, Progress):
+        if self._bar is not None:
             self._bar.stop()
 
     def update(self, done: int, total: int) -> None:
         """``done`` of ``total`` vectors have been run."""
-        if time.monotonic() - self._started < PROGRESS_AFTER:
-            return
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.progress import Progress
-
-        if not isinstance(self._bar, Progress):
-            self._bar = Progress(console=Console(stderr=True), transient=True)
-            self._task = self._bar.add_task(escape(self._title), total=total)
-            self._bar.start()
-        self._bar.update(self._task, completed=done)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done)
+        elif time.monotonic() - self._shown > PROGRESS_AFTER:
+            console = Console(stderr=True)
+            if console.is_terminal:
+                self._bar = Progress(console=console, transient=True)
+                self._task = self._bar.add_task(escape(self._title), total=total, completed=done)
+                self._bar.start()
+            else:
+                click.echo(f"{self._title}: {done} of {total}", err=True)
+                self._shown = time.monotonic()

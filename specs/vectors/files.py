@@ -72,8 +72,6 @@ def run_file(path: Path, options: Options) -> FileResult:
                     line = line_of(data, error.field)
                     raise InputError(name, line, error.field, error.reason) from error
     lines = list(json_lines(data, name))
-    if not lines:
-        raise InputError(name, 0, "", "empty")
     title, run = _recognise(lines[0][1], name, lines[0][0])
     results = []
     for done, (number, raw) in enumerate(lines):
@@ -88,10 +86,12 @@ def run_file(path: Path, options: Options) -> FileResult:
 
 def _document(data: bytes, name: str) -> Json:
     """The file as one JSON value, None if it is lines of them."""
-    first, _, rest = data.lstrip().partition(b"\n")
-    if first.rstrip().endswith((b"{", b"[", b",")):
+    first, _, rest = data.strip().partition(b"\n")
+    if not first:
+        raise InputError(name, 0, "", "empty")
+    if rest and first.rstrip().endswith((b"{", b"[", b",")):
         return parse_json(data, name, 0)
-    return None if rest.strip() else parse_json(data, name, 0)
+    return None if rest else parse_json(data, name, 1)
 
 
 def _share(raw: Json, keys: tuple[str, ...]) -> float:

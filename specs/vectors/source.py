@@ -64,7 +64,8 @@ def parse_json(text: bytes, file: str, line: int) -> Json:
             text.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant
         )
     except UnicodeDecodeError as error:
-        raise InputError(file, line, "", f"not UTF-8 at byte {error.start}") from error
+        at = max(line, 1) + text.count(b"\n", 0, error.start)
+        raise InputError(file, at, "", f"not UTF-8 at byte {error.start}") from error
     except json.JSONDecodeError as error:
         at = line + error.lineno - 1 if line else error.lineno
         raise InputError(file, at, "", f"not JSON: {error.msg} at column {error.colno}") from error
