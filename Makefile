@@ -65,8 +65,8 @@ gates: $(VENV)/.test ## the deterministic speed gates: counts, not times
 bench: $(VENV)/.test ## all benchmarks as ratios, median of 9 rounds; exit 1 on a breach
 	$(BIN)/python -m benchmarks $(ARGS)
 
-soak: $(VENV)/.test ## long campaigns, resumable, never in CI
-	$(BIN)/python -m fuzz.soak $(ARGS)
+soak: $(VENV)/.test ## property tests at random and for hours; finds are kept in .hypothesis
+	HYPOTHESIS_PROFILE=soak $(PYTEST) -n $(JOBS) --dist worksteal -q -o timeout=0 $(ARGS)
 
 ci: ## what the continuous integration runs
 	.ci/run
