@@ -10,6 +10,8 @@ ABI: Final = "OP-TEE SMC and message ABI 2.0, SMCCC 1.2"
 
 FORMATS: Final[dict[str, int]] = {
     "mediator-state": 1,
+    "rules": 1,
+    "vectors-report": 1,
 }
 """Format name → newest version; readers accept all earlier ones."""
 

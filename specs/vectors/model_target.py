@@ -138,13 +138,6 @@ class BenchHost(ReferenceHost):
         """The number of the allocation that has the page at ``pa``."""
         return self._allocation_of.get(pa)
 
-    def map_shadow(self, pages: bytes) -> Shadow:
-        """See :class:`mediator.host.Host`."""
-        return self.shadows.at(pages)
-
-    def quarantine(self, guest: int, answer: int) -> None:
-        """The format has nothing to say about it."""
-
 
 class ModelTarget:
     """Implements :class:`specs.target.Target` over our mediator.
