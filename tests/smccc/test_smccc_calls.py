@@ -427,3 +427,72 @@ def test_get_addr_of_the_lock_brings_an_address() -> None:
     asked = fast.L2ccMutex(smc.OPTEE_SMC_L2CC_MUTEX_GET_ADDR)
     assert asked.parse_return(back) == fast.L2ccMutexReturn(0x1_0000_2000)
     assert fast.L2ccMutex(smc.OPTEE_SMC_L2CC_MUTEX_ENABLE).parse_return(back) == Done()
+
+
+EXAMPLES: list[tuple[Call, tuple[int, ...]]] = [
+    (yielding.CallWithArg(address=1 << 32 | 2, cache=3, client=4), (1, 2, 3, 0, 0, 0, 4)),
+    (yielding.CallWithRpcArg(address=1 << 32 | 2, cache=3, client=4), (1, 2, 3, 0, 0, 0, 4)),
+    (yielding.CallWithRegdArg(cookie=1 << 32 | 2, offset=3, client=4), (1, 2, 3, 0, 0, 0, 4)),
+    (
+        yielding.ResumeCall(result=1 << 32 | 2, thread=3, cookie=4 << 32 | 5, client=6),
+        (1, 2, 3, 4, 5, 0, 6),
+    ),
+    (fast.L2ccMutex(operation=1, address=2 << 32 | 3, client=4), (1, 2, 3, 0, 0, 0, 4)),
+    (fast.BootSecondary(core=1, entry=2 << 32 | 3), (1, 2, 3, 0, 0, 0, 0)),
+    (fast.VmCreated(guest=1), (1, 0, 0, 0, 0, 0, 0)),
+    (fast.VmDestroyed(guest=1, client=2), (1, 0, 0, 0, 0, 0, 2)),
+    (psci.CpuOn(target=1, entry=2, context=3), (1, 2, 3, 0, 0, 0, 0)),
+    (psci.CpuSuspend(power_state=1, entry=2, context=3), (1, 2, 3, 0, 0, 0, 0)),
+    (psci.SystemSuspend(entry=1, context=2), (1, 2, 0, 0, 0, 0, 0)),
+    (psci.AffinityInfo(target=1, lowest_level=2), (1, 2, 0, 0, 0, 0, 0)),
+    (psci.NodeHwState(target=1, power_level=2), (1, 2, 0, 0, 0, 0, 0)),
+    (psci.StatCount(target=1, power_state=2), (1, 2, 0, 0, 0, 0, 0)),
+    (psci.StatResidency(target=1, power_state=2), (1, 2, 0, 0, 0, 0, 0)),
+    (psci.SystemReset2(type=1, cookie=2), (1, 2, 0, 0, 0, 0, 0)),
+    (psci.MemChkRange(base=1, length=2), (1, 2, 0, 0, 0, 0, 0)),
+]
+"""Every call of more than one field, with different numbers in all words."""
+
+
+@pytest.mark.parametrize(
+    ("call", "registers"), EXAMPLES, ids=[type(call).__name__ for call, _ in EXAMPLES]
+)
+def test_fields_lie_in_their_registers(call: Call, registers: tuple[int, ...]) -> None:
+    assert call.registers().x == (call.function, *registers)
+
+
+def test_there_is_an_example_of_every_call_with_fields() -> None:
+    fields = {cls for cls in CALLS.values() if len(registers_of(cls.SLOTS) - {"a7"}) > 1}
+    assert fields <= {type(call) for call, _ in EXAMPLES}
+
+
+RETURN_EXAMPLES: list[tuple[Return, tuple[int, ...]]] = [
+    (fast.CallsRevisionReturn(major=1, minor=2), (1, 2, 0, 0)),
+    (fast.GetOsRevisionReturn(major=1, minor=2, build_id=3), (1, 2, 3, 0)),
+    (fast.GetShmConfigReturn(start=1 << 40, size=2 << 40, settings=3), (0, 1 << 40, 2 << 40, 3)),
+    (fast.L2ccMutexReturn(address=2 << 32 | 3), (0, 0, 2, 3)),
+    (fast.ExchangeCapabilitiesReturn(1, 2, 3), (0, 1, 2, 3)),
+    (fast.DisableShmCacheReturn(cookie=1 << 32 | 2), (0, 1, 2, 0)),
+    (fast.GetAsyncNotifValueReturn(value=1, flags=2), (0, 1, 2, 0)),
+    (fast.GetProtmemConfigReturn(start=1 << 40, size=2, pa_width=3), (0, 1 << 40, 2, 3)),
+    (yielding.RpcAlloc(size=1, thread=3), (0xFFFF0000, 1, 0, 3)),
+    (yielding.RpcFree(cookie=1 << 32 | 2, thread=3), (0xFFFF0002, 1, 2, 3)),
+    (yielding.RpcForeignInterrupt(resume1=1, resume2=2, thread=3), (0xFFFF0004, 1, 2, 3)),
+    (yielding.RpcCommand(cookie=1 << 32 | 2, thread=3), (0xFFFF0005, 1, 2, 3)),
+    (arch.ServiceRevisionReturn(major=1, minor=2), (1, 2, 0, 0)),
+]
+
+
+@pytest.mark.parametrize(
+    ("value", "registers"),
+    RETURN_EXAMPLES,
+    ids=[type(value).__name__ for value, _ in RETURN_EXAMPLES],
+)
+def test_results_lie_in_their_registers(value: Return, registers: tuple[int, ...]) -> None:
+    assert value.registers(RegisterFrame.of()).x[:4] == registers
+
+
+def test_there_is_an_example_of_every_return_with_fields() -> None:
+    fields = {cls for cls in RETURNS if len(registers_of(cls.SLOTS)) > 1}
+    uids = {fast.UuidReturn, arch.ServiceUidReturn, yielding.UnknownRpc}
+    assert fields - uids <= {type(value) for value, _ in RETURN_EXAMPLES}

@@ -232,6 +232,90 @@ def test_unknown_commands_survive(message: Message) -> None:
     assert parse_command(unknown).command == 0x1234
 
 
+TA = uuid.UUID("7011a688-ddde-4053-a5a9-7b3c4ddf13b8")
+TA_AB = (0x5340_DEDD_88A6_1170, 0xB813_DF4D_3C7B_A9A5)
+REF_IN, REF_OUT, REF_INOUT = [Param(kind[0], 0x10, 0x20, 0x30) for kind in (IN, OUT, INOUT)]
+
+EXAMPLES: list[tuple[Command, tuple[Param, ...]]] = [
+    (
+        messages.OpenSession(TA, TA, 4, (REF_IN,)),
+        (Param(0x101, *TA_AB, 0), Param(0x101, *TA_AB, 4), REF_IN),
+    ),
+    (messages.InvokeCommand(1, 2, (REF_OUT,)), (REF_OUT,)),
+    (messages.CloseSession(1), ()),
+    (messages.Cancel(1, 2), ()),
+    (messages.RegisterShm(buf_ptr=1, size=2, cookie=3), (Param(0x20A, 1, 2, 3),)),
+    (messages.UnregisterShm(cookie=3), (Param(5, 0, 0, 3),)),
+    (messages.DoBottomHalf(), ()),
+    (messages.StopAsyncNotif(), ()),
+    (
+        messages.LendProtmem(use_case=1, address=2, size=3, cookie=4),
+        (Param(1, 1), Param(9, 2, 3, 4)),
+    ),
+    (messages.ReclaimProtmem(cookie=3), (Param(5, 0, 0, 3),)),
+    (messages.ReclaimProtmem(cookie=3, as_value=True), (Param(1, 3),)),
+    (messages.GetProtmemConfig(use_case=1, endpoints=REF_OUT), (Param(3, 1), REF_OUT)),
+    (messages.AssignProtmem(cookie=1, use_case=2), (Param(1, 1, 2),)),
+    (rpc.LoadTa(TA, REF_OUT), (Param(1, *TA_AB), REF_OUT)),
+    (rpc.Rpmb(REF_IN, REF_OUT), (REF_IN, REF_OUT)),
+    (rpc.Fs(operation=4, handle=5, offset=6, params=(REF_IN,)), (Param(1, 4, 5, 6), REF_IN)),
+    (rpc.GetTime(), (Param(2),)),
+    (rpc.Notification(operation=1, key=2, timeout=3), (Param(1, 1, 2, 3),)),
+    (rpc.Suspend(milliseconds=50), (Param(1, 50),)),
+    (rpc.ShmAlloc(type=1, size=2, align=3), (Param(1, 1, 2, 3),)),
+    (rpc.ShmFree(type=1, cookie=2), (Param(1, 1, 2),)),
+    (rpc.SqlFsReserved((REF_IN,)), (REF_IN,)),
+    (rpc.Gprof(1, REF_IN, REF_IN), (Param(3, 1), REF_IN, REF_IN)),
+    (rpc.Socket(operation=3, instance=4, handle=5), (Param(1, 3, 4, 5),)),
+    (rpc.Ftrace(1, REF_IN, REF_IN), (Param(3, 1), REF_IN, REF_IN)),
+    (
+        rpc.SuppPlugin(0, 1, 2, 3, 4, plugin_command=5, sub_command=6, data=REF_INOUT),
+        (Param(1, 0, 1, 2), Param(1, 3, 4, 5), Param(3, 6), REF_INOUT),
+    ),
+    (rpc.BenchReg(sub_command=1, address=2, size=3), (Param(1, 1, 2, 3),)),
+    (
+        rpc.I2cTransfer(direction=1, bus=2, chip=3, flags=4, data=REF_INOUT),
+        (Param(1, 1, 2, 3), Param(1, 4), REF_INOUT, Param(2)),
+    ),
+    (rpc.RpmbProbeReset(), (Param(2),)),
+    (rpc.RpmbProbeNext(cid=REF_OUT), (Param(2), REF_OUT)),
+    (rpc.RpmbFrames(REF_IN, REF_OUT), (REF_IN, REF_OUT)),
+]
+"""Each command with different numbers in all places (``register_tables`` has the places as text)."""
+
+
+@pytest.mark.parametrize(
+    ("value", "params"), EXAMPLES, ids=[type(value).__name__ for value, _ in EXAMPLES]
+)
+def test_fields_lie_in_their_places(value: Command, params: tuple[Param, ...]) -> None:
+    assert value.message().params == params
+    assert parse(type(value), value.message()) == value
+
+
+def test_there_is_an_example_of_every_command() -> None:
+    assert {type(value) for value, _ in EXAMPLES} == set(ALL_COMMANDS)
+
+
+ANSWERS: list[tuple[Answer, int, Param]] = [
+    (messages.GetProtmemConfigAnswer(1, 2, 3, 4), 0, Param(0, 1, 2, 3)),
+    (messages.GetProtmemConfigAnswer(1, 2, 3, 4), 1, Param(0, 0, 4)),
+    (rpc.LoadTaAnswer(size=5), 1, Param(0, 0, 5)),
+    (rpc.RpmbAnswer(size=5), 1, Param(0, 0, 5)),
+    (rpc.GetTimeAnswer(seconds=1, nanoseconds=2), 0, Param(0, 1, 2)),
+    (rpc.FileIdAnswer(file_id=1), 0, Param(0, 1)),
+    (rpc.SuppPluginAnswer(length=2), 2, Param(0, 0, 2)),
+    (rpc.I2cTransferAnswer(moved=1), 3, Param(0, 1)),
+    (rpc.RpmbProbeResetAnswer(shm_type=1), 0, Param(0, 1)),
+    (rpc.RpmbProbeNextAnswer(kind=1, size=2, reliable_writes=3, cid_size=4), 0, Param(0, 1, 2, 3)),
+    (rpc.RpmbProbeNextAnswer(kind=1, size=2, reliable_writes=3, cid_size=4), 1, Param(0, 0, 4)),
+]
+
+
+@pytest.mark.parametrize(("answer", "index", "param"), ANSWERS)
+def test_answers_lie_in_their_places(answer: Answer, index: int, param: Param) -> None:
+    assert answer.apply(Message(0, params=(Param(),) * 4)).params[index] == param
+
+
 COMMAND_CLASSES = [name.removeprefix("OPTEE_MSG_CMD_").lower() for name in COMMANDS]
 
 
