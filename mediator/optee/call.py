@@ -25,6 +25,7 @@ from mediator.optee.core import (
     Core,
     Registers,
 )
+from mediator.optee.plan import RET_FIELDS
 from mediator.optee.records import (
     BY_ADDRESS,
     BY_COOKIE,
@@ -37,7 +38,6 @@ from mediator.optee.syscalls import Syscalls
 from smccc.constants import optee_msg as msg
 from smccc.constants import optee_smc as smc
 from smccc.constants import tee
-from smccc.registers import pair
 from smccc.wire import HEADER_SIZE, MAX_PARAMS, MESSAGE, NUM_PARAMS_OFFSET, PARAM_SIZE
 
 CALL_WITH_ARG: Final = smc.OPTEE_SMC_CALL_WITH_ARG
@@ -50,31 +50,6 @@ NONCONTIG: Final = msg.OPTEE_MSG_ATTR_NONCONTIG
 
 _RET: Final = struct.Struct("<2I")
 _WORD: Final = struct.Struct("<I")
-
-SESSION_FIELD: Final = (8, 4)
-RET_FIELDS: Final = (20, 8)
-"""(offset, length) of the results in the header: ``session``, and ``ret`` with ``ret_origin``."""
-
-_IGNORE: Final = 0
-_VALUE_OUT: Final = 1
-_MEMREF_OUT: Final = 2
-_TMEM: Final = 4
-
-
-def _classes() -> bytes:
-    table = bytearray(256)
-    for kind in (msg.OPTEE_MSG_ATTR_TYPE_VALUE_OUTPUT, msg.OPTEE_MSG_ATTR_TYPE_VALUE_INOUT):
-        table[kind] = _VALUE_OUT
-    for kind in (msg.OPTEE_MSG_ATTR_TYPE_RMEM_OUTPUT, msg.OPTEE_MSG_ATTR_TYPE_RMEM_INOUT):
-        table[kind] = _MEMREF_OUT
-    table[msg.OPTEE_MSG_ATTR_TYPE_TMEM_INPUT] = _TMEM
-    for kind in (msg.OPTEE_MSG_ATTR_TYPE_TMEM_OUTPUT, msg.OPTEE_MSG_ATTR_TYPE_TMEM_INOUT):
-        table[kind] = _TMEM | _MEMREF_OUT
-    return bytes(table)
-
-
-PARAM_CLASS: Final = _classes()
-"""Type byte → what the mediator does about it. Types that are holes pass through untouched."""
 
 
 async def call_with_arg(
@@ -98,11 +73,11 @@ async def _by_address(
         return (smc.OPTEE_SMC_RETURN_ETHREAD_LIMIT, *regs[1:])
     call = _begin(guest, function, BY_ADDRESS)
     try:
-        ipa = pair(regs[1], regs[2])
+        ipa = (regs[1] & M32) << 32 | regs[2] & M32
         if ipa & PAGE_MASK:
             return await _refuse(core, sys, guest, call, regs, EBADADDR)
-        call.ipa = ipa
-        call.shadow = await core.take_page(sys)
+        call.page = ipa
+        call.shadow = core.free_pages.pop() if core.free_pages else await sys.alloc_shadow(1)
         if call.shadow is None:
             return await _refuse(core, sys, guest, call, regs, smc.OPTEE_SMC_RETURN_ENOMEM)
         page = await sys.read_guest(guest.id, ipa, PAGE_SIZE)
@@ -124,7 +99,7 @@ async def call_with_regd_arg(
     """
     if len(guest.live_calls) >= guest.call_limit:
         return (smc.OPTEE_SMC_RETURN_ETHREAD_LIMIT, *regs[1:])
-    carrier = guest.buffers.get(pair(regs[1], regs[2]))
+    carrier = guest.buffers.get((regs[1] & M32) << 32 | regs[2] & M32)
     position = regs[3] & M32
     if (
         carrier is None
@@ -137,12 +112,17 @@ async def call_with_regd_arg(
     call = _begin(guest, CALL_WITH_RPC_ARG, BY_COOKIE)
     call.carrier = carrier
     carrier.users += 1
+    pa = carrier.pa(position)
     call.position = position
+    call.page = pa & ~PAGE_MASK
+    call.inside = inside = pa & PAGE_MASK
     try:
-        call.shadow = await core.take_page(sys)
+        call.shadow = core.free_pages.pop() if core.free_pages else await sys.alloc_shadow(1)
         if call.shadow is None:
             return await _refuse(core, sys, guest, call, regs, smc.OPTEE_SMC_RETURN_ENOMEM)
-        data = await place.read_slot(sys, guest, carrier, position)
+        data = await sys.read_pinned(guest.id, pa, PAGE_SIZE - inside)
+        if len(data) < HEADER_SIZE:
+            data = await place.read_rest(sys, guest, carrier, position, data)
         return await _start(core, sys, guest, vcpu, regs, call, data)
     except Exception:
         await core.drop_call(sys, guest, call)
@@ -188,27 +168,17 @@ async def _start(
             call.carrier is not None and call.position + end > call.carrier.length
         ):
             return await _refuse(core, sys, guest, call, regs, EBADADDR)
+    carrier = call.carrier
+    if carrier is not None and size > len(data):
+        data = await place.read_rest(sys, guest, carrier, call.position, data)
     fields = MESSAGE[count].unpack_from(data)
     command = fields[0]
-    if command > msg.OPTEE_MSG_CMD_STOP_ASYNC_NOTIF or (
-        command > UNREGISTER_SHM and not _has_notifications(core)
-    ):
+    if command > core.last_command:
         return await _refuse(core, sys, guest, call, regs, smc.OPTEE_SMC_RETURN_EBADCMD)
     call.command = command
     call.size = size
-    outputs = [SESSION_FIELD, RET_FIELDS]
-    for index in range(count):
-        what = PARAM_CLASS[fields[8 + 4 * index] & 0xFF]
-        if what:
-            at = HEADER_SIZE + index * PARAM_SIZE
-            if what == _VALUE_OUT:
-                outputs.append((at + 8, 24))
-            else:
-                if what & _MEMREF_OUT:
-                    outputs.append((at + 16, 8))
-                if what & _TMEM and fields[9 + 4 * index]:
-                    call.pending.append(index)
-    call.outputs = outputs
+    plan = core.plans.of(fields[8::4])
+    call.outputs = plan.outputs
     shadow = call.shadow
     assert shadow is not None
     shadow.mem[:size] = data[:size]
@@ -216,17 +186,13 @@ async def _start(
         core.sink(events.CallStarted(guest.id, call.serial, vcpu, call.function, command))
     if command == UNREGISTER_SHM and count:
         call.target = guest.buffers.get(fields[11])
-    if call.pending:
+    if plan.tmem:
+        call.pending = [index for index in plan.tmem if fields[9 + 4 * index]]
         result = await _translate(core, sys, guest, call)
         if result:
             return await _not_translated(core, sys, guest, call, regs, result)
-    return await _enter(
-        core, sys, guest, vcpu, regs, call, call.function, shadow.pa >> 32, shadow.pa & M32, 1
-    )
-
-
-def _has_notifications(core: Core) -> bool:
-    return bool(core.settings.capabilities & smc.OPTEE_SMC_SEC_CAP_ASYNC_NOTIF)
+    pa = shadow.pa
+    return await _enter(core, sys, guest, vcpu, regs, call, call.function, pa >> 32, pa & M32, 1)
 
 
 async def _translate(core: Core, sys: Syscalls, guest: Guest, call: Call) -> int:
@@ -310,8 +276,7 @@ async def _fail(
     core: Core, sys: Syscalls, guest: Guest, call: Call, regs: Registers, result: int
 ) -> Registers:
     """End a call before the TEE: ``result`` with origin COMMS in the message, x0 = OK."""
-    offset, _ = RET_FIELDS
-    segments = [(offset, _RET.pack(result, tee.TEE_ORIGIN_COMMS))]
+    segments = [(RET_FIELDS[0], _RET.pack(result, tee.TEE_ORIGIN_COMMS))]
     await _release_buffers(core, sys, guest, call)
     written = await place.write_back(sys, guest, call, segments)
     return await _refuse(core, sys, guest, call, regs, OK if written else EBADADDR)
@@ -369,7 +334,7 @@ async def _end(
     shadow = call.shadow
     assert shadow is not None
     data = shadow.mem[: call.size].tobytes()
-    accepted = status & M32 == OK and not _WORD.unpack_from(data, 20)[0]
+    accepted = status & M32 == OK and not any(data[RET_FIELDS[0] : RET_FIELDS[0] + 4])
     if call.command == REGISTER_SHM and accepted:
         buffers, call.buffers = call.buffers, []
         for buffer in buffers:
@@ -389,8 +354,18 @@ async def _end(
             await core.release_buffer(sys, guest, target)
         elif target.kind == REGISTERED:
             target.doomed = True
-    segments = [(at, data[at : at + length]) for at, length in call.outputs]
-    written = await place.write_back(sys, guest, call, segments)
+    carrier = call.carrier
+    if carrier is None:
+        segments = [(start, data[start:end]) for start, end in call.outputs]
+        written = await sys.write_guest(guest.id, call.page, segments)
+    elif call.inside + call.size <= PAGE_SIZE:
+        inside = call.inside
+        segments = [(inside + start, data[start:end]) for start, end in call.outputs]
+        await sys.write_pinned(guest.id, call.page, segments)
+        written = True
+    else:
+        segments = [(start, data[start:end]) for start, end in call.outputs]
+        written = await place.write_back(sys, guest, call, segments)
     await core.release_call(sys, guest, call)
     if status & M32 == smc.OPTEE_SMC_RETURN_ETHREAD_LIMIT and not guest.live_calls:
         # Passed on, but a driver that waits for another of its calls to end waits for ever.

@@ -12,9 +12,11 @@ from typing import Final
 
 from mediator.host import PAGE_SIZE, Shadow
 from mediator.optee import events
+from mediator.optee.plan import Plans
 from mediator.optee.records import Buffer, Call, Guest, RpcBuffer
 from mediator.optee.settings import MediatorSettings
 from mediator.optee.syscalls import Syscalls
+from smccc.constants import optee_msg as msg
 from smccc.constants import optee_smc as smc
 
 M32: Final = 0xFFFF_FFFF
@@ -44,7 +46,15 @@ Registers = tuple[int, ...]
 class Core:
     """State of one mediator. The records belong to their guests, the free shadow pages to it."""
 
-    __slots__ = ("free_pages", "guests", "settings", "sink", "threads")
+    __slots__ = (
+        "free_pages",
+        "guests",
+        "last_command",
+        "plans",
+        "settings",
+        "sink",
+        "threads",
+    )
 
     def __init__(self, settings: MediatorSettings, sink: events.Sink | None) -> None:
         self.settings = settings
@@ -52,6 +62,13 @@ class Core:
         self.guests: dict[int, Guest] = {}
         self.free_pages: list[Shadow] = []
         self.threads: int | None = None
+        self.plans = Plans()
+        notifications = settings.capabilities & smc.OPTEE_SMC_SEC_CAP_ASYNC_NOTIF
+        self.last_command = (
+            msg.OPTEE_MSG_CMD_STOP_ASYNC_NOTIF
+            if notifications
+            else msg.OPTEE_MSG_CMD_UNREGISTER_SHM
+        )
 
     async def finding(self, sys: Syscalls, guest: Guest, rule: str, detail: str) -> None:
         """Count something that should not happen; tell the sink and, within limits, the log."""
@@ -134,7 +151,11 @@ class Core:
         shadow, alloc_list, carrier = call.shadow, call.alloc_list, call.carrier
         call.shadow = call.alloc_list = call.carrier = None
         if shadow is not None:
-            await self.give_page(sys, shadow)
+            if len(self.free_pages) < self.settings.shadow_cache:
+                shadow.mem[:] = _ZERO_PAGE
+                self.free_pages.append(shadow)
+            else:
+                await sys.free_shadow(shadow)
         if alloc_list is not None:
             await self.give_list(sys, alloc_list)
         if carrier is not None:

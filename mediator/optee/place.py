@@ -7,33 +7,21 @@ a registered buffer, reached through the pages pinned at registration; it may cr
 
 from __future__ import annotations
 
-import struct
-from typing import Final
-
 from mediator.host import PAGE_MASK, PAGE_SIZE
 from mediator.optee.records import Buffer, Call, Guest
 from mediator.optee.syscalls import Syscalls
-from smccc.wire import HEADER_SIZE, MAX_PARAMS, NUM_PARAMS_OFFSET, PARAM_SIZE
-
-_WORD: Final = struct.Struct("<I")
 
 
-async def read_slot(sys: Syscalls, guest: Guest, carrier: Buffer, position: int) -> bytes:
-    """The bytes from ``position`` to the end of its page, and the next page's if the slot needs it.
+async def read_rest(
+    sys: Syscalls, guest: Guest, carrier: Buffer, position: int, data: bytes
+) -> bytes:
+    """``data``, read from ``position`` to the end of its page, and up to a page of what follows.
 
-    Every byte is read once: the header decides how much more is read, and is not read again.
+    Every byte is read once: what ``data`` says decides that more is needed, and is not read again.
     """
-    pa = carrier.pa(position)
-    data = await sys.read_pinned(guest.id, pa, PAGE_SIZE - (pa & PAGE_MASK))
-    room = carrier.length - position
-    if len(data) >= room:
-        return data[:room]
-    if len(data) >= HEADER_SIZE:
-        count: int = _WORD.unpack_from(data, NUM_PARAMS_OFFSET)[0]
-        if count > MAX_PARAMS or HEADER_SIZE + count * PARAM_SIZE <= len(data):
-            return data
-    more = min(room - len(data), PAGE_SIZE - len(data))
-    return data + await sys.read_pinned(guest.id, carrier.pa(position + len(data)), more)
+    done = len(data)
+    more = min(carrier.length - position, PAGE_SIZE) - done
+    return data + await sys.read_pinned(guest.id, carrier.pa(position + done), more)
 
 
 async def read_answer(sys: Syscalls, guest: Guest, call: Call, length: int) -> bytes | None:
@@ -42,7 +30,7 @@ async def read_answer(sys: Syscalls, guest: Guest, call: Call, length: int) -> b
         assert call.rpc_buffer is not None
         return await sys.read_guest(guest.id, call.rpc_buffer.ipa, PAGE_SIZE)
     if call.carrier is None:
-        return await sys.read_guest(guest.id, call.ipa + call.rpc_at, length)
+        return await sys.read_guest(guest.id, call.page + call.rpc_at, length)
     start = call.position + call.rpc_at
     pa = call.carrier.pa(start)
     first = min(length, PAGE_SIZE - (pa & PAGE_MASK))
@@ -60,7 +48,7 @@ async def write_back(
     if call.carrier is None:
         if base:
             segments = [(base + at, data) for at, data in segments]
-        return await sys.write_guest(guest.id, call.ipa, segments)
+        return await sys.write_guest(guest.id, call.page, segments)
     start = call.position + base
     pa = call.carrier.pa(start)
     inside = pa & PAGE_MASK

@@ -91,9 +91,10 @@ class RpcBuffer:
 class Call:
     """A yielding call in flight. What was asked is recorded here and decides everything later.
 
-    ``serial`` unique per guest; ``way`` BY_ADDRESS or BY_COOKIE; ``ipa``: page of the message, or
-    ``carrier`` and ``position``: buffer and byte of it; ``size``: bytes of the message;
-    ``outputs``: (offset, length) of every result; ``rpc_at``: offset of the RPC argument behind
+    ``serial`` unique per guest; ``way`` BY_ADDRESS or BY_COOKIE; ``page``: page of the message, its IPA
+    or, by cookie, the physical address; then ``carrier`` and ``position`` name buffer and byte, and
+    ``inside`` is the offset in the page; ``size``: bytes of the message;
+    ``outputs``: (start, end) of every result; ``rpc_at``: offset of the RPC argument behind
     the message (0: classic call); ``rpc_room``: bytes of it.
     """
 
@@ -103,11 +104,12 @@ class Call:
         "carrier",
         "command",
         "function",
-        "ipa",
+        "inside",
         "leaving",
         "outputs",
         "own_free",
         "own_thread",
+        "page",
         "pending",
         "position",
         "request",
@@ -133,11 +135,12 @@ class Call:
         self.way = way
         self.command = -1
         self.shadow: Shadow | None = None
-        self.ipa = 0
+        self.page = 0
+        self.inside = 0
         self.carrier: Buffer | None = None
         self.position = 0
         self.size = 0
-        self.outputs: list[tuple[int, int]] = []
+        self.outputs: tuple[tuple[int, int], ...] = ()
         self.pending: list[int] = []
         self.buffers: list[Buffer] = []
         self.target: Buffer | None = None

@@ -38,7 +38,8 @@ _CALL_FIELDS: Final = (
     "function",
     "way",
     "command",
-    "ipa",
+    "page",
+    "inside",
     "position",
     "size",
     "pending",
@@ -188,7 +189,8 @@ async def restore(core: Core, sys: Syscalls, data: Plain) -> None:
         for item in cast("list[Plain]", plain["calls"]):
             call = Call(0, 0, 0)
             _set(call, item, _CALL_FIELDS)
-            call.outputs = [(at, size) for at, size in cast("list[list[int]]", item["outputs"])]
+            outputs = cast("list[list[int]]", item["outputs"])
+            call.outputs = tuple([(start, end) for start, end in outputs])
             call.shadow = await shadow(item["shadow"])
             call.alloc_list = await shadow(item["alloc_list"])
             call.carrier = _at(buffers, item["carrier"])
