@@ -335,9 +335,9 @@ class Conductor:
             end = other.end
             if other.over or other.answer is not None or end is None:
                 continue
-            if end.kind is Kind.FINAL and other.plan.flight.client == client:
-                if full or other.thread == wanted:
-                    self._play(other, self._resumption(other), forced=True)
+            ends = end.kind is Kind.FINAL and other.plan.flight.client == client
+            if ends and (full or other.thread == wanted):
+                self._play(other, self._resumption(other), forced=True)
 
     def leave(self, step: Step) -> Answer | None:
         """A recorded return: what our secure world answered; None if it has no answer left."""

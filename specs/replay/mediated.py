@@ -270,7 +270,7 @@ class MediatorReplay:
         assert answer is not None
         if not entry.passed:
             self._judge_call(entry)
-            self.tally.judge(answer, step.answer_name, [], entry.rules)
+            self.tally.judge(answer, step.name, [], entry.rules)
             return
         lost = None if step.flight is None else self._lost.get(step.flight)
         if lost is not None:
@@ -290,7 +290,7 @@ class MediatorReplay:
             self._judge_call(entry, found)
         else:
             self._judge_call(entry)
-        self.tally.judge(answer, step.answer_name, found, by)
+        self.tally.judge(answer, step.name, found, by)
         if step.flight is not None:
             self._lose_if_out_of_step(entry, found, by)
         self.normal.leave(step, answer)
@@ -410,7 +410,7 @@ class MediatorReplay:
                 if found
                 else []
             )
-            self.tally.judge(event, name, late, by)
+            self.tally.judge(event, step.name, late, by)
         self.normal.leave(step, step.answer)
 
     # --- life cycle -------------------------------------------------------------------------------------------
@@ -453,7 +453,7 @@ class MediatorReplay:
                 )
             )
         self._judge_call(entry)
-        self.tally.judge(answer, step.answer_name, found, entry.rules)
+        self.tally.judge(answer, step.name, found, entry.rules)
 
     def _retry_teardown(self) -> None:
         """Guests whose teardown had to wait for entries on other processors."""

@@ -12,7 +12,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, cast
@@ -457,8 +457,16 @@ class Trace:
         return tuple([r for r in self.records if isinstance(r, (Call, Return))])
 
 
-def build_trace(path: str, records: Iterator[Record], unknown: dict[str, int]) -> Trace:
-    """Collect a trace from its records. The first one must be the :class:`Meta`."""
+def build_trace(
+    path: str,
+    records: Iterator[Record],
+    unknown: dict[str, int],
+    progress: Callable[[int], None] | None = None,
+) -> Trace:
+    """Collect a trace from its records. The first one must be the :class:`Meta`.
+
+    ``progress`` is told the number of records every now and then.
+    """
     first = next(records)
     assert isinstance(first, Meta)
     body: list[Marker | Call | Return | SecureInterrupt] = []
@@ -466,12 +474,14 @@ def build_trace(path: str, records: Iterator[Record], unknown: dict[str, int]) -
     for record in records:
         assert not isinstance(record, Meta)
         body.append(record)
+        if progress is not None and not len(body) & 0xFF:
+            progress(len(body))
         if isinstance(record, Return):
             answers[record.of] = record
     return Trace(path, first, tuple(body), unknown, answers)
 
 
-def load_trace(path: str | Path) -> Trace:
+def load_trace(path: str | Path, progress: Callable[[int], None] | None = None) -> Trace:
     """Read and check a whole trace file. Raises :class:`TraceError`."""
     with open_trace(path) as reader:
-        return build_trace(reader.path, iter(reader), reader.unknown)
+        return build_trace(reader.path, iter(reader), reader.unknown, progress)

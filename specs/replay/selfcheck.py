@@ -18,12 +18,15 @@ import attrs
 from mediator.optee.settings import MediatorSettings
 from specs.replay.chain import Step
 from specs.replay.compare import FULL, Field, Item, Space
+from specs.replay.conductor import Answer
 from specs.replay.faults import FAULTS, Alteration
 from specs.replay.judge import Sight
 from specs.replay.mediated import ANSWERED, FORWARDED, MediatorReplay
 from specs.replay.reader import Trace
 from specs.replay.records import BufferContent, Call, Content, ListPage, Return
+from specs.replay.simulated import SecureReplay
 
+Progress = Callable[[int], None]
 BIT: Final = "single-bit change"
 PAGE: Final = 4096
 
@@ -291,15 +294,23 @@ class _Planting:
 
 
 def self_check(
-    trace: Trace, number: int, seed: int, settings: MediatorSettings | None = None
+    trace: Trace,
+    number: int,
+    seed: int,
+    settings: MediatorSettings | None = None,
+    progress: Progress | None = None,
+    *,
+    as_mediator: bool = True,
 ) -> SelfCheck:
-    """Plant ``number`` single-bit changes and ``number`` mediator errors into a trace.
+    """Plant ``number`` single-bit changes and, as mediator, ``number`` mediator errors into a trace.
 
     The kinds of error take turns, as do the two sides; a kind that cannot happen in this trace (no
     page list, say) leaves its turn to the others. The same seed plants the same errors.
     """
+    if not as_mediator:
+        return _secure_check(trace, number, seed, progress)
     count = _Count()
-    MediatorReplay(trace, settings, plant=count).run()
+    MediatorReplay(trace, settings, count, progress).run()
     random = Random(seed)
     bits: dict[int, int] = {}
     sides = [points for points in count.points.values() if points]
@@ -313,5 +324,67 @@ def self_check(
         chosen = faults.setdefault(random.choice(points), {})
         chosen[kind] = chosen.get(kind, 0) + 1
     planting = _Planting(bits, faults, random)
-    MediatorReplay(trace, settings, plant=planting).run()
+    MediatorReplay(trace, settings, planting, progress).run()
     return SelfCheck(trace.path, seed, tuple(planting.planted))
+
+
+# --- as secure world ------------------------------------------------------------------------------
+
+
+def _plant_answer_bit(
+    replay: SecureReplay, step: Step, found: Answer, random: Random
+) -> Planted | None:
+    """Change one bit of an answer, in the record or in what our secure world did."""
+    items = replay.items(step, found)
+    recorded = bool(random.getrandbits(1))
+    sizes = [_bits(item, recorded) for item in items]
+    if not any(sizes):
+        return None
+    item = random.choices(items, sizes)[0]
+    bit = random.randrange(_bits(item, recorded))
+    if recorded:
+        if item.mask not in (FULL, 0):
+            bit = _nth_bit(item.mask, bit)
+        changed = _flip_step(step, ANSWERED, item, bit)
+        noticed = not all(i.equal for i in replay.items(changed, found))
+        return Planted(BIT, step.call.seq, ANSWERED, f"recorded {item.name} bit {bit}", noticed)
+    if item.space is Space.REGISTER:
+        regs = list(found)
+        regs[item.address] ^= 1 << bit
+        a0, a1, a2, a3 = regs
+        noticed = not all(i.equal for i in replay.items(step, (a0, a1, a2, a3)))
+    else:
+        address = item.address + bit // 8
+        before = replay.memory.read(0, address, 1)
+        replay.memory.write(0, address, _flip(before, bit % 8))
+        noticed = not all(i.equal for i in replay.items(step, found))
+        replay.memory.write(0, address, before)
+    return Planted(BIT, step.call.seq, ANSWERED, f"found {item.name} bit {bit}", noticed)
+
+
+def _secure_check(trace: Trace, number: int, seed: int, progress: Progress | None) -> SelfCheck:
+    seen = 0
+
+    def count(replay: SecureReplay, step: Step, found: Answer) -> None:
+        nonlocal seen
+        seen += 1
+
+    SecureReplay(trace, progress, count).run()
+    random = Random(seed)
+    chosen: dict[int, int] = {}
+    for _ in range(number if seen else 0):
+        point = random.randrange(seen)
+        chosen[point] = chosen.get(point, 0) + 1
+    planted: list[Planted] = []
+    at = 0
+
+    def plant(replay: SecureReplay, step: Step, found: Answer) -> None:
+        nonlocal at
+        for _ in range(chosen.get(at, 0)):
+            one = _plant_answer_bit(replay, step, found, random)
+            if one is not None:
+                planted.append(one)
+        at += 1
+
+    SecureReplay(trace, progress, plant).run()
+    return SelfCheck(trace.path, seed, tuple(planted))

@@ -13,6 +13,7 @@ from secure_world.apps import default_registry
 from secure_world.world import SecureWorld
 from smccc import wire
 from smccc.constants import optee_msg as msg
+from smccc.constants import optee_rpc as rpc
 from smccc.constants import optee_smc as smc
 from smccc.registers import low32
 from specs.replay import names
@@ -46,8 +47,34 @@ from specs.replay.standin import stand_in
 from specs.replay.survey import survey
 
 ANSWERED: Final = "answer"
+
+_VALUE_IN: Final = msg.OPTEE_MSG_ATTR_TYPE_VALUE_INPUT
+_VALUE_OUT: Final = msg.OPTEE_MSG_ATTR_TYPE_VALUE_OUTPUT
+_IN: Final = msg.OPTEE_MSG_ATTR_TYPE_RMEM_INPUT
+_OUT: Final = msg.OPTEE_MSG_ATTR_TYPE_RMEM_OUTPUT
+
+FS_LAYOUTS: Final = {
+    rpc.OPTEE_RPC_FS_OPEN: bytes([_VALUE_IN, _IN, _VALUE_OUT]),
+    rpc.OPTEE_RPC_FS_CREATE: bytes([_VALUE_IN, _IN, _VALUE_OUT]),
+    rpc.OPTEE_RPC_FS_CLOSE: bytes([_VALUE_IN]),
+    rpc.OPTEE_RPC_FS_READ: bytes([_VALUE_IN, _OUT]),
+    rpc.OPTEE_RPC_FS_WRITE: bytes([_VALUE_IN, _IN]),
+    rpc.OPTEE_RPC_FS_TRUNCATE: bytes([_VALUE_IN]),
+    rpc.OPTEE_RPC_FS_REMOVE: bytes([_VALUE_IN, _IN]),
+    rpc.OPTEE_RPC_FS_RENAME: bytes([_VALUE_IN, _IN, _IN]),
+    rpc.OPTEE_RPC_FS_OPENDIR: bytes([_VALUE_IN, _IN, _VALUE_OUT]),
+    rpc.OPTEE_RPC_FS_CLOSEDIR: bytes([_VALUE_IN]),
+    rpc.OPTEE_RPC_FS_READDIR: bytes([_VALUE_IN, _OUT]),
+}
+"""Parameter types of an FS request by its operation (``optee_rpc_cmd.h``), as our secure world makes
+them; a test holds the two against each other."""
+
 _INOUT: Final = (msg.OPTEE_MSG_ATTR_TYPE_RMEM_INOUT, msg.OPTEE_MSG_ATTR_TYPE_TMEM_INOUT)
 LINK_OFFSET: Final = 4088
+
+
+SecurePlant = Callable[["SecureReplay", Step, Answer], None]
+"""Called after each comparison that found no difference (self-check)."""
 
 
 @attrs.define
@@ -61,8 +88,14 @@ class _Row:
 class SecureReplay:
     """One trace, answered once by our secure world."""
 
-    def __init__(self, trace: Trace, progress: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        progress: Callable[[int], None] | None = None,
+        plant: SecurePlant | None = None,
+    ) -> None:
         self.trace = trace
+        self._plant = plant
         self.facts = survey(trace)
         self.memory = RecordedMemory(self.facts)
         registry = default_registry()
@@ -187,18 +220,29 @@ class SecureReplay:
         if step.flight is None:
             if step.call.seq not in self._direct:
                 self._fast(step)
-            found: Answer | None = self._direct.pop(step.call.seq)
-            self._count(step, self._items(step, answer, found), "")
+            self._count(step, self._direct.pop(step.call.seq), "")
         else:
             plan = self._plans[step.flight]
-            end = plan.ends[plan.steps.index(step)]
-            found = self._conductor.leave(step)
-            content_counts = end.kind is not Kind.HELD and not end.apart
-            items = self._items(step, answer, found, content_counts)
-            if plan.apart and step.answer is step.flight.final:
-                items += self._session(answer)
-            self._count(step, items, end.apart)
+            apart = plan.ends[plan.steps.index(step)].apart
+            self._count(step, self._conductor.leave(step), apart)
         self._set_memory(answer)
+
+    def items(self, step: Step, found: Answer | None) -> list[Item]:
+        """What is compared of an answer: a question about memory as it is now."""
+        answer = step.answer
+        assert answer is not None
+        if step.flight is None:
+            return self._items(step, answer, found)
+        plan = self._plans[step.flight]
+        end = next(
+            (e for s, e in zip(plan.steps, plan.ends, strict=False) if s.call.seq == step.call.seq)
+        )
+        items = self._items(step, answer, found, end.kind is not Kind.HELD and not end.apart)
+        if plan.apart and end.kind is Kind.FINAL:
+            items += self._session(answer)
+        if end.kind is Kind.HELD and answer.rpc_arg is not None:
+            items += _layout(answer.rpc_arg)
+        return items
 
     def _session(self, answer: Return) -> list[Item]:
         """A stand-in's session must have the recorded number, or later calls would miss it."""
@@ -254,20 +298,40 @@ class SecureReplay:
         data = self.memory.load(content.pa, len(content.data))
         return Item(field.value, content.data, data, Space.BUS, content.pa, field, 0)
 
-    def _count(self, step: Step, items: list[Item], apart: str) -> None:
+    def _count(self, step: Step, found: Answer | None, apart: str) -> None:
         answer = step.answer
         assert answer is not None
+        items = self.items(step, found)
         row = self._rows.setdefault(step.name, _Row())
         row.answers += 1
-        found = differences(answer, step.name, ANSWERED, items)
-        if found:
+        differing = differences(answer, step.name, ANSWERED, items)
+        if self._plant is not None and not differing and found is not None:
+            self._plant(self, step, found)
+        if differing:
             row.different += 1
-            self._differences += found
+            self._differences += differing
         elif apart:
             row.apart += 1
             self._apart[apart] = self._apart.get(apart, 0) + 1
         else:
             row.equal += 1
+
+
+def _layout(content: Content) -> list[Item]:
+    """A request of OP-TEE's store: it must have the layout that our own file service gives it."""
+    if names.command(content) != rpc.OPTEE_RPC_CMD_FS:
+        return []
+    params = parameters(content.data)
+    kinds = bytes([_as_registered(param.attr) for param in params])
+    expected = FS_LAYOUTS.get(params[0].a if params else -1, b"")
+    return [Item("rpc_arg layout", expected, kinds)]
+
+
+def _as_registered(attr: int) -> int:
+    """Temporary memory of the reserved area stands where other builds have registered memory."""
+    kind = attr & 0xFF
+    shift = msg.OPTEE_MSG_ATTR_TYPE_TMEM_INPUT - msg.OPTEE_MSG_ATTR_TYPE_RMEM_INPUT
+    return kind - shift if wire.PARAM_KIND[kind] == wire.KIND_TMEM else kind
 
 
 def _written(answer: Return, buffer: BufferContent) -> bool:

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""``optee-mediator replay``: recorded real traffic through our mediator, or against our OP-TEE."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, TaskID
+
+from specs.replay import report
+from specs.replay.mediated import replay_as_mediator
+from specs.replay.reader import Trace, load_trace
+from specs.replay.records import TraceError
+from specs.replay.selfcheck import SelfCheck, self_check
+from specs.replay.simulated import replay_as_secure_world
+
+PROGRESS_AFTER: Final = 2.0
+"""Seconds after which progress is shown; what is quicker needs none."""
+
+DEFAULT_SHOW: Final = 20
+MAX_PLANTS: Final = 1_000_000
+
+EXAMPLES: Final = """
+\b
+Examples:
+  optee-mediator replay session.jsonl
+  optee-mediator replay --self-check 100 --seed 7 *.jsonl.gz
+  optee-mediator replay --as secure-world session.jsonl
+  optee-mediator replay --json *.jsonl | jq '.traces[] | {file, events, transparent}'
+
+\b
+Exit codes: 0 no difference, 1 a difference or a planted error that was missed, 2 a file cannot be
+used.
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument(
+    "traces", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="TRACE..."
+)
+@click.option(
+    "--as",
+    "part",
+    type=click.Choice([report.MEDIATOR, report.SECURE_WORLD]),
+    default=report.MEDIATOR,
+    show_default=True,
+    help="Whose part we play: the mediator between the recorded worlds, or the secure world.",
+)
+@click.option(
+    "--self-check",
+    "plants",
+    type=click.IntRange(0, MAX_PLANTS),
+    default=0,
+    metavar="N",
+    help="Also plant N single-bit changes in compared data, and N mediator errors where we play "
+    "the mediator, into each trace; all must be reported.",
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of what is planted.")
+@click.option(
+    "--show",
+    type=click.IntRange(0),
+    default=DEFAULT_SHOW,
+    show_default=True,
+    metavar="N",
+    help="Show the first N differences of each trace.",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the report as JSON on standard output."
+)
+def replay(
+    traces: tuple[Path, ...], part: str, plants: int, seed: int, show: int, as_json: bool
+) -> None:
+    """Replay recorded traffic between a normal world and OP-TEE.
+
+    A TRACE (JSON lines, plain or gzip) is what a tracer in EL3 saw. As mediator, the recorded normal
+    world becomes a guest whose addresses are all translated, the recorded OP-TEE answers behind it, and
+    our mediator in between must be transparent. As secure world, our simulated OP-TEE answers the
+    recorded calls.
+    """
+    results: list[report.Result] = []
+    checks: list[SelfCheck | None] = []
+    errors: list[TraceError] = []
+    for path in traces:
+        with _Progress(path) as progress:
+            try:
+                trace = load_trace(path, progress.update)
+                progress.total = len(trace.records)
+                result: report.Result
+                if part == report.MEDIATOR:
+                    result = replay_as_mediator(trace, progress=progress.update)
+                else:
+                    result = replay_as_secure_world(trace, progress=progress.update)
+                checks.append(_check(trace, part, plants, seed, progress.update))
+                results.append(result)
+            except TraceError as error:
+                errors.append(error)
+    if as_json:
+        click.echo(json.dumps(report.as_json(results, checks, errors), indent=2))
+    else:
+        for line in report.as_text(results, checks, show):
+            click.echo(line)
+    for problem in errors:
+        click.echo(f"error: {report.printable(str(problem))}", err=True)
+    sys.exit(report.exit_code(results, checks, errors))
+
+
+def _check(
+    trace: Trace, part: str, plants: int, seed: int, progress: Callable[[int], None]
+) -> SelfCheck | None:
+    if not plants:
+        return None
+    as_mediator = part == report.MEDIATOR
+    return self_check(trace, plants, seed, progress=progress, as_mediator=as_mediator)
+
+
+class _Progress:
+    """Shows on standard error how far a trace is, once it has taken long enough to wonder."""
+
+    def __init__(self, path: Path) -> None:
+        self.total = 0
+        self._title = report.printable(path.name)
+        self._shown = time.monotonic()
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, done: int) -> None:
+        """``done`` records have been replayed."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=self.total or None)
+        elif time.monotonic() - self._shown > PROGRESS_AFTER:
+            console = Console(stderr=True)
+            if console.is_terminal:
+                self._bar = Progress(console=console, transient=True)
+                self._task = self._bar.add_task(
+                    escape(self._title), total=self.total or None, completed=done
+                )
+                self._bar.start()
+            else:
+                of = f" of {self.total}" if self.total else ""
+                click.echo(f"{self._title}: {done}{of} records", err=True)
+                self._shown = time.monotonic()
