@@ -13,11 +13,19 @@ from typing import TYPE_CHECKING, Final
 
 from secure_world import events
 from secure_world.bus import BusError
-from secure_world.monitor import SITE_ENTRY, SITE_EXIT
-from secure_world.params import RET_OFFSET, CallParams, copy_in, copy_out, take_back
+from secure_world.monitor import SITE_ENTRY, SITE_EXIT, SITE_RUNNING
+from secure_world.params import (
+    LAYOUTS,
+    OPEN_LAYOUTS,
+    RET_OFFSET,
+    CallParams,
+    copy_in,
+    copy_out,
+    take_back,
+)
 from secure_world.shm import PAGE_MASK, PAGE_SIZE, BadPageList
-from secure_world.ta import ClientIdentity
-from secure_world.thread import RPC_ARG_SIZE
+from secure_world.ta import ClientIdentity, TeeError
+from secure_world.thread import Running
 from smccc.constants import optee_msg as msg
 from smccc.constants import optee_smc as smc
 from smccc.constants import tee
@@ -25,17 +33,23 @@ from smccc.wire import HEADER_SIZE, MAX_PARAMS, MESSAGE, PARAM_SIZE, PARAMS
 
 if TYPE_CHECKING:
     from secure_world.partition import Partition
+    from secure_world.session import Session
     from secure_world.thread import Thread
 
 _FIRST_READ: Final = HEADER_SIZE + 4 * PARAM_SIZE
 """Bytes fetched at once: a message with up to four parameters needs no second read."""
 
+_FOUR_PARAMS: Final = MESSAGE[4]
 _COUNT: Final = struct.Struct("<I")
-_COUNT_OFFSET: Final = 28
 _RESULT: Final = struct.Struct("<2I")
 _SESSION_OFFSET: Final = 8
 _M32: Final = 0xFFFF_FFFF
 
+_BAD: Final = tee.TEE_ERROR_BAD_PARAMETERS
+_DEAD: Final = tee.TEE_ERROR_TARGET_DEAD
+_ORIGIN_TEE: Final = tee.TEE_ORIGIN_TEE
+_ORIGIN_TA: Final = tee.TEE_ORIGIN_TRUSTED_APP
+_INVOKE: Final = msg.OPTEE_MSG_CMD_INVOKE_COMMAND
 _OK: Final = smc.OPTEE_SMC_RETURN_OK
 _EBADADDR: Final = smc.OPTEE_SMC_RETURN_EBADADDR
 _EBADCMD: Final = smc.OPTEE_SMC_RETURN_EBADCMD
@@ -53,148 +67,222 @@ _NAMED: Final = (
 )
 
 
-async def call_with_arg(thread: Thread, address: int, with_rpc_arg: bool) -> int:
+def call_with_arg(thread: Thread, address: int, _offset: int, behind: int) -> Running | None:
     """CALL_WITH_ARG and CALL_WITH_RPC_ARG: the message lies at a physical address.
+
+    ``behind`` bytes must follow it in its page: none, or the RPC argument. Returns the call as a
+    coroutine, or None with ``thread.result`` set if it ended at once.
 
     In ordinary memory the address must be that of a page; in the reserved area 8 bytes suffice.
     """
+    thread.result = _EBADADDR
     partition = thread.partition
-    if partition.in_reserved(address, HEADER_SIZE):
+    world = partition.world
+    room = PAGE_SIZE
+    if world.reserved is not None and partition.in_reserved(address, HEADER_SIZE):
         if address % 8:
-            return _EBADADDR
-        start, size = partition.world.reserved or (0, 0)
-        room = start + size - address
-    else:
-        if address & PAGE_MASK:
-            return _EBADADDR
-        room = PAGE_SIZE
+            return None
+        room = world.reserved[0] + world.reserved[1] - address
+    elif address & PAGE_MASK:
+        return None
     try:
-        data = partition.bus.read(partition.client, address, min(room, _FIRST_READ))
-        count: int = _COUNT.unpack_from(data, _COUNT_OFFSET)[0]
-        if count > MAX_PARAMS:
-            return _EBADADDR
+        if room >= _FIRST_READ:
+            data = partition.bus.read(partition.client, address, _FIRST_READ)
+        else:
+            data = partition.bus.read(partition.client, address, room)
+            data += bytes(_FIRST_READ - room)
+        fields = _FOUR_PARAMS.unpack(data)
+        count = fields[7]
         needed = HEADER_SIZE + PARAM_SIZE * count
-        if needed + (RPC_ARG_SIZE if with_rpc_arg else 0) > room:
-            return _EBADADDR
-        if needed > _FIRST_READ:
-            data += partition.bus.read(
-                partition.client, address + _FIRST_READ, needed - _FIRST_READ
-            )
+        if count != 4 or room != PAGE_SIZE:
+            if count > MAX_PARAMS or needed + behind > room:
+                return None
+            if count > 4:
+                rest = needed - _FIRST_READ
+                data += partition.bus.read(partition.client, address + _FIRST_READ, rest)
+                fields = MESSAGE[count].unpack(data)
+            else:
+                fields = fields[: PARAMS + 4 * count]
     except BusError as error:
         partition.breach(error)
-        return _EBADADDR
+        return None
     thread.arg_memory = None
     thread.arg_at = address
-    if with_rpc_arg:
-        if thread.rpc_memory is not None:
-            await thread.release_argument()
-        thread.rpc_memory = None
-        thread.rpc_at = address + needed
-        thread.rpc_behind = True
-    return await _dispatch(thread, MESSAGE[count].unpack_from(data))
+    thread.behind_at = address + needed if behind else -1
+    if fields[0] == _INVOKE and world.stimulus is None and (not behind or thread.cached is None):
+        return _invoke(thread, fields, data)
+    return _command(thread, fields, data)
 
 
-async def call_with_regd_arg(thread: Thread, cookie: int, offset: int) -> int:
+def call_with_regd_arg(thread: Thread, cookie: int, offset: int, behind: int) -> Running | None:
     """CALL_WITH_REGD_ARG: the message lies at ``offset`` of a registered object.
 
+    ``behind`` and the result are those of :func:`call_with_arg`.
     It may cross from one page to the next; the object stays while the call runs.
     """
+    thread.result = _EBADADDR
     partition = thread.partition
-    if offset % 8:
-        return _EBADADDR
     memory = partition.shm.by_cookie.get(cookie)
     # Message and RPC argument are at least 32 + 160 bytes, so the first read fits if they do.
-    if memory is None or offset + HEADER_SIZE + RPC_ARG_SIZE > memory.size:
-        return _EBADADDR
+    if memory is None or offset % 8 or offset + HEADER_SIZE + behind > memory.size:
+        return None
     try:
         data = memory.read(offset, _FIRST_READ)
-        count: int = _COUNT.unpack_from(data, _COUNT_OFFSET)[0]
+        fields = _FOUR_PARAMS.unpack(data)
+        count = fields[7]
         needed = HEADER_SIZE + PARAM_SIZE * count
-        if count > MAX_PARAMS or offset + needed + RPC_ARG_SIZE > memory.size:
-            return _EBADADDR
-        if needed > _FIRST_READ:
+        if count > MAX_PARAMS or offset + needed + behind > memory.size:
+            return None
+        if count > 4:
             data += memory.read(offset + _FIRST_READ, needed - _FIRST_READ)
+            fields = MESSAGE[count].unpack(data)
+        elif count < 4:
+            fields = fields[: PARAMS + 4 * count]
     except BusError as error:
         partition.breach(error)
-        return _EBADADDR
+        return None
     memory.refs += 1
     memory.maps += 1
-    if thread.rpc_memory is not None:
-        await thread.release_argument()
-    thread.arg_memory = thread.rpc_memory = memory
+    thread.arg_memory = memory
     thread.arg_at = offset
-    thread.rpc_at = offset + needed
-    thread.rpc_behind = True
-    result = await _dispatch(thread, MESSAGE[count].unpack_from(data))
-    thread.arg_memory = None
-    memory.maps -= 1
-    memory.refs -= 1
-    if not memory.refs and partition.gone(memory):
-        await wake_releasers(partition, thread)
+    thread.behind_at = offset + needed
+    if fields[0] == _INVOKE and partition.world.stimulus is None and thread.cached is None:
+        return _invoke(thread, fields, data)
+    return _command(thread, fields, data)
+
+
+async def _finish(thread: Thread, result: int) -> int:
+    """The end of a call that borrowed something or whose message lies in an object."""
+    if thread.dirty:
+        await thread.give_back(result)
+    memory = thread.arg_memory
+    if memory is not None:
+        thread.arg_memory = None
+        thread.behind_at = -1
+        memory.maps -= 1
+        memory.refs -= 1
+        if not memory.refs and thread.partition.gone(memory):
+            # The argument behind the message is gone too: this RPC must allocate one.
+            await wake_releasers(thread.partition, thread)
+            if thread.dirty:
+                await thread.give_back(result)
     return result
 
 
-async def _dispatch(thread: Thread, fields: tuple[int, ...]) -> int:
-    """Run the message command, then give back what the call borrowed."""
-    world = thread.partition.world
-    stimulated = world.stimulus is not None
-    if stimulated:
-        await thread.interrupt_point(SITE_ENTRY)
+async def _command(thread: Thread, fields: tuple[int, ...], data: bytes) -> int:
+    """Any message command, with its interrupt points."""
+    if thread.behind_at >= 0 and thread.cached is not None:
+        behind, thread.behind_at = thread.behind_at, -1
+        await thread.release_argument()
+        thread.behind_at = behind
+    if thread.partition.world.stimulus is None:
+        return await _dispatch(thread, fields, data)
+    await thread.interrupt_point(SITE_ENTRY)
+    # An invoke gives back what it borrowed itself; its exit is an interrupt point all the same.
+    result = await _dispatch(thread, fields, data)
+    await thread.interrupt_point(SITE_EXIT)
+    return result
+
+
+async def _dispatch(thread: Thread, fields: tuple[int, ...], data: bytes) -> int:
+    """Run a message command; returns a0."""
+    settings = thread.partition.world.settings
     command = fields[0]
+    if command == _INVOKE:
+        return await _invoke(thread, fields, data)
     result = _OK
-    if command == msg.OPTEE_MSG_CMD_INVOKE_COMMAND:
-        await _invoke(thread, fields)
-    elif command == msg.OPTEE_MSG_CMD_OPEN_SESSION:
-        await _open(thread, fields)
+    if command == msg.OPTEE_MSG_CMD_OPEN_SESSION:
+        await _open(thread, fields, data)
     elif command == msg.OPTEE_MSG_CMD_CLOSE_SESSION:
         await _close(thread, fields)
     elif command == msg.OPTEE_MSG_CMD_CANCEL:
-        await _cancel(thread, fields)
-    elif command == msg.OPTEE_MSG_CMD_REGISTER_SHM and world.settings.dynamic_shm:
+        _cancel(thread, fields)
+    elif command == msg.OPTEE_MSG_CMD_REGISTER_SHM and settings.dynamic_shm:
         _register(thread, fields)
-    elif command == msg.OPTEE_MSG_CMD_UNREGISTER_SHM and world.settings.dynamic_shm:
+    elif command == msg.OPTEE_MSG_CMD_UNREGISTER_SHM and settings.dynamic_shm:
         await _unregister(thread, fields)
-    elif command == msg.OPTEE_MSG_CMD_DO_BOTTOM_HALF and world.settings.async_notifications:
+    elif command == msg.OPTEE_MSG_CMD_DO_BOTTOM_HALF and settings.async_notifications:
         _bottom_half(thread.partition)
-    elif command == msg.OPTEE_MSG_CMD_STOP_ASYNC_NOTIF and world.settings.async_notifications:
+    elif command == msg.OPTEE_MSG_CMD_STOP_ASYNC_NOTIF and settings.async_notifications:
         thread.partition.notifications.enabled = False
     else:
         result = _EBADCMD
-    if stimulated:
-        await thread.interrupt_point(SITE_EXIT)
-    return await thread.finish(result)
+    return await _finish(thread, result)
 
 
-async def _invoke(thread: Thread, fields: tuple[int, ...]) -> None:
-    """INVOKE_COMMAND: parameters first, then the session, as the real one judges them."""
-    ret = tee.TEE_ERROR_BAD_PARAMETERS
-    if len(fields) > PARAMS + 4 * tee.TEE_NUM_PARAMS:
-        thread.write_arg(RET_OFFSET, _RESULT.pack(ret, tee.TEE_ORIGIN_TEE))
-        return
+async def _invoke(thread: Thread, fields: tuple[int, ...], data: bytes) -> int:
+    """INVOKE_COMMAND: parameters first, then the session, as the real one judges them.
+
+    The call path: everything that need not wait is done in place.
+    """
     partition = thread.partition
+    table = partition.sessions
     params = CallParams()
-    ret = copy_in(partition, fields, PARAMS, params)
-    if not ret:
-        table = partition.sessions
-        session = table.sessions.get(fields[2])
-        if session is not None:
-            if session.owner is None:
-                session.owner = thread
-                session.refs += 1
-            else:
-                session = await table.get(fields[2], thread)
-        if session is None:
-            ret = tee.TEE_ERROR_BAD_PARAMETERS
-        else:
-            ret, origin = await table.invoke(session, thread, fields[1], params)
+    ret = _BAD
+    session: Session | None = None
+    if fields[7] <= tee.TEE_NUM_PARAMS:
+        ret = copy_in(partition, fields, LAYOUTS[fields[7]], params)
+        if not ret:
+            session = table.sessions.get(fields[2])
+            if session is not None:
+                if session.owner is None:
+                    session.owner = thread
+                else:
+                    session = await table.get(fields[2], thread)
+            if session is None:
+                ret = _BAD
+    if session is None:
+        thread.write_arg(RET_OFFSET, _RESULT.pack(ret, _ORIGIN_TEE))
+    else:
+        context = session.context
+        env = session.env
+        origin = _ORIGIN_TEE
+        ret = _DEAD
+        if context is not None and env is not None and context.instance is not None:
+            exclusive = not context.concurrent
+            if exclusive:
+                if context.busy or (context.single and table.single_owner is not None):
+                    await table.set_busy(context, thread)
+                else:
+                    context.busy = True
+                    if context.single:
+                        table.single_owner = thread
+            instance = context.instance
+            if instance is not None:
+                session.cancel = False
+                env.thread = thread
+                try:
+                    if partition.world.asks_for_interrupts:
+                        await thread.interrupt_point(SITE_RUNNING)
+                    ret = await instance.invoke(env, fields[1], params) & _M32
+                    origin = _ORIGIN_TA
+                except TeeError as error:
+                    ret = error.code & _M32
+                    origin = _ORIGIN_TA
+                except Exception as error:  # whatever a TA raises is its panic, never the core's
+                    table.panic(context, error)
+                    ret = _DEAD
+            if exclusive:
+                context.busy = False
+                if context.single:
+                    table.single_owner = None
+                if table.queue.conditional:
+                    await table.after(context, thread)
+        session.owner = None
+        if table.queue.conditional:
             await table.put(session, thread)
-            copy_out(thread, fields, PARAMS, params, ret, origin)
-            if take_back(partition, params):
-                await wake_releasers(partition, thread)
-            return
-    thread.write_arg(RET_OFFSET, _RESULT.pack(ret, tee.TEE_ORIGIN_TEE))
-    if take_back(partition, params):
+        copy_out(thread, data, params, ret, origin)
+    if params.memories is not None and take_back(partition, params.memories):
         await wake_releasers(partition, thread)
+    memory = thread.arg_memory
+    if thread.dirty or (memory is not None and memory.refs == 1):
+        return await _finish(thread, _OK)
+    if memory is not None:
+        memory.maps -= 1
+        memory.refs -= 1
+        thread.arg_memory = None
+        thread.behind_at = -1
+    return _OK
 
 
 def _identity(fields: tuple[int, ...]) -> ClientIdentity | None:
@@ -207,29 +295,27 @@ def _identity(fields: tuple[int, ...]) -> ClientIdentity | None:
     return None
 
 
-async def _open(thread: Thread, fields: tuple[int, ...]) -> None:
+async def _open(thread: Thread, fields: tuple[int, ...], data: bytes) -> None:
     """OPEN_SESSION: two META parameters (TA, client), then up to four of the client."""
-    ret = tee.TEE_ERROR_BAD_PARAMETERS
-    origin = tee.TEE_ORIGIN_TEE
-    number = 0
-    at = PARAMS + 8
+    ret = _BAD
     params = CallParams()
     partition = thread.partition
-    if fields[7] >= 2 and fields[8] == _META_VALUE and fields[12] == _META_VALUE:
+    count = fields[7] - 2
+    if 0 <= count <= tee.TEE_NUM_PARAMS and fields[8] == fields[12] == _META_VALUE:
         identity = _identity(fields)
-        if identity is not None and fields[7] <= 2 + tee.TEE_NUM_PARAMS:
-            ret = copy_in(partition, fields, at, params)
+        if identity is not None:
+            ret = copy_in(partition, fields, OPEN_LAYOUTS[count], params)
             if not ret:
                 uuid = struct.pack("<2Q", fields[9], fields[10])
                 ret, origin, number = await partition.sessions.open(thread, uuid, identity, params)
                 thread.write_arg(_SESSION_OFFSET, _COUNT.pack(number))
-                copy_out(thread, fields, at, params, ret, origin)
-                if take_back(partition, params):
+                copy_out(thread, data, params, ret, origin)
+                if params.memories is not None and take_back(partition, params.memories):
                     await wake_releasers(partition, thread)
                 return
     thread.write_arg(_SESSION_OFFSET, _COUNT.pack(0))
-    thread.write_arg(RET_OFFSET, _RESULT.pack(ret, origin))
-    if take_back(partition, params):
+    thread.write_arg(RET_OFFSET, _RESULT.pack(ret, _ORIGIN_TEE))
+    if params.memories is not None and take_back(partition, params.memories):
         await wake_releasers(partition, thread)
 
 
@@ -241,7 +327,7 @@ async def _close(thread: Thread, fields: tuple[int, ...]) -> None:
     thread.write_arg(RET_OFFSET, _RESULT.pack(ret, tee.TEE_ORIGIN_TEE))
 
 
-async def _cancel(thread: Thread, fields: tuple[int, ...]) -> None:
+def _cancel(thread: Thread, fields: tuple[int, ...]) -> None:
     """CANCEL: sets the session's flag and answers at once; by session, cancel_id is not looked at."""
     ret = tee.TEE_ERROR_BAD_PARAMETERS
     session = thread.partition.sessions.sessions.get(fields[2])
@@ -308,8 +394,3 @@ def _bottom_half(partition: Partition) -> None:
     sink = partition.world.sink
     if sink is not None:
         sink(events.BottomHalf(partition.client))
-
-
-async def unknown_function(thread: Thread) -> int:
-    """A yielding function id that is not known: a thread is taken all the same."""
-    return await thread.finish(_EBADCMD)

@@ -12,17 +12,23 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from secure_world.bus import BusError
-from secure_world.shm import BadPageList, ContiguousMemory, SharedMemory
+from secure_world.shm import (
+    PAGE_MASK,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    BadPageList,
+    ContiguousMemory,
+    SharedMemory,
+)
 from secure_world.ta import TaPanic, Value
 from smccc.constants import optee_msg as msg
 from smccc.constants import tee
 from smccc.wire import (
-    KIND_NONE,
+    KIND_INVALID,
     KIND_RMEM,
     KIND_TMEM,
     KIND_VALUE,
     PARAM_KIND,
-    PARAM_OUTPUT,
     PARAMS,
 )
 
@@ -36,34 +42,36 @@ _TMEM_TO_TEE: Final = msg.OPTEE_MSG_ATTR_TYPE_TMEM_INPUT - tee.TEE_PARAM_TYPE_ME
 _M32: Final = 0xFFFF_FFFF
 _M64: Final = 0xFFFF_FFFF_FFFF_FFFF
 _RESULT: Final = struct.Struct("<2I")
-_RESULTS: Final = tuple([struct.Struct("<3I" + "4Q" * n + "3Q") for n in range(6)])
-"""From ``ret`` to the second word of parameter ``n``; an open has up to six parameters."""
-_RET: Final = 5
-"""Place of ``ret`` in an unpacked message."""
-_WORDS_TO_SIZE: Final = 3
-"""Attribute and two words: the third word of a parameter (c, the reference) is never written."""
+_WORDS: Final = struct.Struct("<2Q")
+_SIZE: Final = struct.Struct("<Q")
 
 RET_OFFSET: Final = 20
 """Byte offset of ``ret`` in a message; ``ret_origin`` follows."""
+
+_OUTPUT: Final = 2
+"""Bit of a TEE_PARAM_TYPE_* that says a result goes back (VALUE or MEMREF, OUTPUT or INOUT)."""
+
+LAYOUTS: Final = tuple(
+    [tuple([(PARAMS + 4 * i, i) for i in range(n)]) for n in range(tee.TEE_NUM_PARAMS + 1)]
+)
+"""For n parameters of an invoke: place of the attribute in the unpacked message, index."""
+OPEN_LAYOUTS: Final = tuple(
+    [tuple([(PARAMS + 8 + 4 * i, i) for i in range(n)]) for n in range(tee.TEE_NUM_PARAMS + 1)]
+)
+"""The same for n client parameters of an open, behind the two META ones."""
 
 
 class MemoryReference:
     """One memory reference parameter (the ``Memref`` of the TA interface)."""
 
-    __slots__ = ("_capacity", "memory", "offset", "size")
+    __slots__ = ("capacity", "memory", "offset", "size")
 
     def __init__(
         self, memory: SharedMemory | ContiguousMemory | None, offset: int, size: int
     ) -> None:
         self.memory = memory
         self.offset = offset
-        self.size = size
-        self._capacity = size
-
-    @property
-    def capacity(self) -> int:
-        """Bytes that may be read or written."""
-        return self._capacity
+        self.size = self.capacity = size
 
     @property
     def null(self) -> bool:
@@ -72,20 +80,24 @@ class MemoryReference:
 
     def read(self, offset: int, size: int) -> bytes:
         """``size`` bytes from ``offset``, fetched anew each time."""
-        memory = self.memory
-        if offset < 0 or size < 0 or offset + size > self._capacity:
+        if offset < 0 or size < 0 or offset + size > self.capacity:
             raise TaPanic(tee.TEE_ERROR_ACCESS_DENIED)
-        if memory is None:
-            return b""
-        return memory.read(self.offset + offset, size)
+        memory = self.memory
+        offset += self.offset
+        if memory.__class__ is SharedMemory and size:
+            # The usual case, without one more call: all in one page.
+            start = memory.page_offset + offset
+            at = start & PAGE_MASK
+            if at + size <= PAGE_SIZE:
+                return memory.bus.read(memory.client, memory.pages[start >> PAGE_SHIFT] + at, size)
+        return memory.read(offset, size) if memory is not None else b""
 
     def write(self, offset: int, data: bytes) -> None:
         """Store ``data`` at ``offset``."""
-        memory = self.memory
-        if offset < 0 or offset + len(data) > self._capacity:
+        if offset < 0 or offset + len(data) > self.capacity:
             raise TaPanic(tee.TEE_ERROR_ACCESS_DENIED)
-        if memory is not None:
-            memory.write(self.offset + offset, data)
+        if self.memory is not None:
+            self.memory.write(self.offset + offset, data)
 
     def set_size(self, size: int) -> None:
         """Size in bytes that the client sees on return."""
@@ -93,24 +105,30 @@ class MemoryReference:
 
 
 class CallParams:
-    """The four parameters of one call (the ``Params`` of the TA interface)."""
+    """The four parameters of one call (the ``Params`` of the TA interface).
 
-    __slots__ = ("items", "types")
+    ``memories`` are the objects that the call holds; ``outputs`` the parameters that carry a result,
+    each with the byte offset of its first word in the message.
+    """
+
+    __slots__ = ("items", "memories", "outputs", "types")
 
     def __init__(self) -> None:
         self.types = 0
-        self.items: list[Value | MemoryReference | None] = []
+        self.items: list[Value | MemoryReference | None] = [None, None, None, None]
+        self.memories: list[SharedMemory | ContiguousMemory] | None = None
+        self.outputs: list[tuple[int, Value | MemoryReference]] | None = None
 
     def value(self, index: int) -> Value:
         """Value parameter ``index``."""
-        item = self.items[index] if index < len(self.items) else None
+        item = self.items[index]
         if item.__class__ is not Value:
             raise TaPanic(tee.TEE_ERROR_BAD_PARAMETERS)
         return item
 
     def memref(self, index: int) -> MemoryReference:
         """Memory reference ``index``."""
-        item = self.items[index] if index < len(self.items) else None
+        item = self.items[index]
         if item.__class__ is not MemoryReference:
             raise TaPanic(tee.TEE_ERROR_BAD_PARAMETERS)
         return item
@@ -120,25 +138,29 @@ class CallParams:
         return self.types >> 4 * index & 0xF
 
 
-def copy_in(partition: Partition, fields: tuple[int, ...], at: int, params: CallParams) -> int:
-    """Turn the parameters from place ``at`` of ``fields`` into ``params``; returns a TEE_Result.
+def copy_in(
+    partition: Partition,
+    fields: tuple[int, ...],
+    layout: tuple[tuple[int, int], ...],
+    params: CallParams,
+) -> int:
+    """Turn the parameters at ``layout`` of ``fields`` into ``params``; returns a TEE_Result.
 
-    What was taken before an error stays in ``params`` for :func:`take_back`.
+    What was taken before an error stays in ``params.memories`` for :func:`take_back`.
     """
     items = params.items
     types = 0
-    shift = 0
-    for place in range(at, len(fields), 4):
+    for place, index in layout:
         attr = fields[place]
-        if attr & _META:
-            return tee.TEE_ERROR_BAD_PARAMETERS
+        if not attr:
+            continue
         number = attr & 0xFF
         kind = PARAM_KIND[number]
-        if kind == KIND_NONE:
-            items.append(None)
-        elif kind == KIND_VALUE:
-            items.append(Value(fields[place + 1] & _M32, fields[place + 2] & _M32))
-            types |= number << shift
+        if attr & _META or kind == KIND_INVALID:
+            return tee.TEE_ERROR_BAD_PARAMETERS
+        item: Value | MemoryReference
+        if kind == KIND_VALUE:
+            item = Value(fields[place + 1] & _M32, fields[place + 2] & _M32)
         elif kind == KIND_RMEM:
             cookie = fields[place + 3]
             if cookie:
@@ -147,38 +169,44 @@ def copy_in(partition: Partition, fields: tuple[int, ...], at: int, params: Call
                     return tee.TEE_ERROR_BAD_PARAMETERS
                 offset = fields[place + 1]
                 size = fields[place + 2]
-                memory.refs += 1
-                memory.maps += 1
-                items.append(MemoryReference(memory, offset, size))
                 if offset + size > memory.size:
                     return tee.TEE_ERROR_SECURITY
+                memory.refs += 1
+                memory.maps += 1
+                if params.memories is None:
+                    params.memories = [memory]
+                else:
+                    params.memories.append(memory)
+                item = MemoryReference(memory, offset, size)
             else:
-                items.append(MemoryReference(None, 0, 0))
-            types |= number << shift
+                item = MemoryReference(None, 0, 0)
         elif kind == KIND_TMEM:
-            code = _temporary(partition, attr, fields, place, items)
-            if code:
-                return code
-            types |= number - _TMEM_TO_TEE << shift
+            temporary = _temporary(partition, fields, place, params)
+            if temporary is None:
+                return tee.TEE_ERROR_BAD_PARAMETERS
+            item = temporary
+            number -= _TMEM_TO_TEE
         else:
-            return tee.TEE_ERROR_BAD_PARAMETERS
-        shift += 4
+            continue
+        items[index] = item
+        types |= number << 4 * index
+        if number & _OUTPUT:
+            # Place p of the unpacked message (8, 12, ...) is byte 8 * p - 32; the words follow.
+            if params.outputs is None:
+                params.outputs = [(8 * place - 24, item)]
+            else:
+                params.outputs.append((8 * place - 24, item))
     params.types = types
     return tee.TEE_SUCCESS
 
 
 def _temporary(
-    partition: Partition,
-    attr: int,
-    fields: tuple[int, ...],
-    place: int,
-    items: list[Value | MemoryReference | None],
-) -> int:
+    partition: Partition, fields: tuple[int, ...], place: int, params: CallParams
+) -> MemoryReference | None:
     """A temporary memory reference: null, a page list, or contiguous in the reserved area."""
-    address, size, cookie = fields[place + 1 : place + 4]
+    attr, address, size, cookie = fields[place : place + 4]
     if not address:
-        items.append(MemoryReference(None, 0, 0))
-        return tee.TEE_SUCCESS
+        return MemoryReference(None, 0, 0)
     memory: SharedMemory | ContiguousMemory | None = None
     if attr & _NONCONTIG:
         try:
@@ -190,51 +218,40 @@ def _temporary(
     elif partition.in_reserved(address, size):
         memory = partition.contiguous(address, size, cookie)
     if memory is None:
-        return tee.TEE_ERROR_BAD_PARAMETERS
+        return None
     memory.maps += 1
-    items.append(MemoryReference(memory, 0, size))
-    # Only a list's size can exceed its pages: never, they are counted from it.
-    return tee.TEE_SUCCESS
+    if params.memories is None:
+        params.memories = []
+    params.memories.append(memory)
+    return MemoryReference(memory, 0, size)
 
 
-def copy_out(
-    thread: Thread, fields: tuple[int, ...], at: int, params: CallParams, ret: int, origin: int
-) -> None:
+def copy_out(thread: Thread, data: bytes, params: CallParams, ret: int, origin: int) -> None:
     """Write results into the message: ``ret``, ``ret_origin`` and the outputs.
 
-    One write, from ``ret`` to the last output; the words between are those of the snapshot.
+    One write, from ``ret`` to the last output; the bytes between are those of ``data``, the
+    snapshot of the message.
     """
-    last = 0
-    words = list(fields[_RET:])
-    place = at
-    for item in params.items:
-        if PARAM_OUTPUT[fields[place] & 0xFF]:
-            last = place
-            if item.__class__ is Value:
-                words[place + 1 - _RET] = item.a & _M32
-                words[place + 2 - _RET] = item.b & _M32
-            elif item.__class__ is MemoryReference:
-                words[place + 2 - _RET] = item.size & _M64
-        place += 4
-    if not last:
+    outputs = params.outputs
+    if outputs is None:
         thread.write_arg(RET_OFFSET, _RESULT.pack(ret, origin))
         return
-    words[0] = ret
-    words[1] = origin
-    thread.write_arg(
-        RET_OFFSET, _RESULTS[last - PARAMS >> 2].pack(*words[: last + _WORDS_TO_SIZE - _RET])
-    )
+    image = bytearray(data[: outputs[-1][0] + _WORDS.size])
+    _RESULT.pack_into(image, RET_OFFSET, ret, origin)
+    for at, item in outputs:
+        if item.__class__ is Value:
+            _WORDS.pack_into(image, at, item.a & _M32, item.b & _M32)
+        elif item.__class__ is MemoryReference:
+            _SIZE.pack_into(image, at + 8, item.size & _M64)
+    thread.write_arg(RET_OFFSET, bytes(image[RET_OFFSET:]))
 
 
-def take_back(partition: Partition, params: CallParams) -> bool:
+def take_back(partition: Partition, memories: list[SharedMemory | ContiguousMemory]) -> bool:
     """Drop the references of a call. True if a thread waits for an object that is now free."""
     wake = False
-    for item in params.items:
-        if item.__class__ is MemoryReference:
-            memory = item.memory
-            if memory is not None:
-                memory.maps -= 1
-                memory.refs -= 1
-                if not memory.refs:
-                    wake = partition.gone(memory) or wake
+    for memory in memories:
+        memory.maps -= 1
+        memory.refs -= 1
+        if not memory.refs:
+            wake = partition.gone(memory) or wake
     return wake

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Final
 
 from secure_world import events
@@ -14,7 +13,7 @@ from secure_world.notification import Notifications
 from secure_world.session import SessionTable
 from secure_world.settings import NOTIFICATION_BASE
 from secure_world.shm import ContiguousMemory, SharedMemory, ShmTable
-from secure_world.thread import FREE, LeaveRegs, ResumeRegs, Thread
+from secure_world.thread import FREE, Running, Thread
 from secure_world.waiting import TeeCondition, TeeMutex, WaitQueue
 
 if TYPE_CHECKING:
@@ -237,7 +236,7 @@ CLOSE_TRIES: Final = 4
 """Nested clean-up blocks of a TA that may try to leave once more while its thread is closed."""
 
 
-def _close(coroutine: Coroutine[LeaveRegs, ResumeRegs, int]) -> None:
+def _close(coroutine: Running) -> None:
     """End a suspended coroutine. What a TA's clean-up code does then has no effect and no say."""
     for _ in range(CLOSE_TRIES):
         try:

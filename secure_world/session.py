@@ -27,7 +27,10 @@ _M32: Final = 0xFFFF_FFFF
 
 
 class Context:
-    """One TA instance. ``busy``: a thread is inside (unless calls may overlap)."""
+    """One TA instance. ``busy``: a thread is inside (unless calls may overlap).
+
+    ``instance`` is None while it loads and once it has panicked.
+    """
 
     __slots__ = (
         "application",
@@ -56,14 +59,9 @@ class Context:
         self.busy_cv = object()
         self.refs = 1
 
-    def usable(self) -> TrustedApplication | None:
-        """The instance, unless it is still loading or dead."""
-        return None if self.panicked else self.instance
-
 
 class Session:
-    """One session. ``owner`` is the thread that uses it, another one waits for ``lock_cv``;
-    ``refs`` counts the threads that use it or wait for it."""
+    """One session. ``owner`` is the thread that uses it; ``waiting`` threads wait for ``lock_cv``."""
 
     __slots__ = (
         "cancel",
@@ -71,11 +69,11 @@ class Session:
         "context",
         "env",
         "id",
+        "last_cv",
         "lock_cv",
         "owner",
-        "refs",
-        "refs_cv",
         "unlinked",
+        "waiting",
     )
 
     def __init__(self, number: int, owner: Thread) -> None:
@@ -86,9 +84,9 @@ class Session:
         self.cancel = False
         self.cancel_masked = True
         self.unlinked = False
-        self.refs = 1
+        self.waiting = 0
         self.lock_cv = object()
-        self.refs_cv = object()
+        self.last_cv = object()
 
     def closing(self) -> bool:
         """True once somebody closes it: nobody else gets in."""
@@ -101,12 +99,11 @@ class SessionTable:
     __slots__ = (
         "_init_cv",
         "_partition",
-        "_single_count",
         "_single_cv",
-        "_single_owner",
         "contexts",
         "queue",
         "sessions",
+        "single_owner",
     )
 
     def __init__(self, partition: Partition) -> None:
@@ -116,8 +113,7 @@ class SessionTable:
         self.queue = WaitQueue()
         self._init_cv = object()
         self._single_cv = object()
-        self._single_owner: Thread | None = None
-        self._single_count = 0
+        self.single_owner: Thread | None = None
 
     # Numbers and look-up.
 
@@ -136,12 +132,15 @@ class SessionTable:
         session = self.sessions.get(number)
         if session is None or session.closing():
             return None
-        session.refs += 1
+        session.waiting += 1
         while session.owner is not None and not session.closing():
             await self.queue.wait(thread, session.lock_cv)
+        session.waiting -= 1
         if session.closing():
-            session.refs -= 1
-            await self._let_go(session, thread)
+            if not session.waiting:
+                self.queue.promote(session.last_cv, everyone=False)
+            if self.queue.waiting:
+                await self.queue.wake_next(thread)
             return None
         session.owner = thread
         return session
@@ -149,28 +148,22 @@ class SessionTable:
     async def put(self, session: Session, thread: Thread) -> None:
         """End of a use; lets the next thread in."""
         session.owner = None
-        session.refs -= 1
         queue = self.queue
         if queue.conditional:
             queue.promote(session.lock_cv, everyone=False)
-            await self._let_go(session, thread)
-
-    async def _let_go(self, session: Session, thread: Thread) -> None:
-        if session.refs == 1:
-            self.queue.promote(session.refs_cv, everyone=False)
-        if self.queue.waiting:
-            await self.queue.wake_next(thread)
+            if queue.waiting:
+                await queue.wake_next(thread)
 
     async def _unlink(self, session: Session, thread: Thread) -> None:
-        """Nobody finds the session any more; waits until this thread is its last user."""
+        """Nobody finds the session any more; waits until nobody waits for it."""
         session.unlinked = True
         queue = self.queue
         if queue.conditional:
             queue.promote(session.lock_cv, everyone=True)
             if queue.waiting:
                 await queue.wake_next(thread)
-        while session.refs > 1:
-            await queue.wait(thread, session.refs_cv)
+        while session.waiting:
+            await queue.wait(thread, session.last_cv)
         del self.sessions[session.id]
 
     # One thread at a time in an instance, and in all single instances.
@@ -180,11 +173,9 @@ class SessionTable:
         if context.concurrent:
             return
         if context.single:
-            if self._single_owner is not thread:
-                while self._single_owner is not None:
-                    await self.queue.wait(thread, self._single_cv)
-                self._single_owner = thread
-            self._single_count += 1
+            while self.single_owner is not None:
+                await self.queue.wait(thread, self._single_cv)
+            self.single_owner = thread
         while context.busy:
             await self.queue.wait(thread, context.busy_cv)
         context.busy = True
@@ -194,15 +185,17 @@ class SessionTable:
         if context.concurrent:
             return
         context.busy = False
+        if context.single:
+            self.single_owner = None
+        await self.after(context, thread)
+
+    async def after(self, context: Context, thread: Thread) -> None:
+        """An instance was left: its next thread, and the next of all single instances, may go on."""
         queue = self.queue
         if queue.conditional:
             queue.promote(context.busy_cv, everyone=False)
-        if context.single:
-            self._single_count -= 1
-            if not self._single_count:
-                self._single_owner = None
-                if queue.conditional:
-                    queue.promote(self._single_cv, everyone=False)
+            if context.single:
+                queue.promote(self._single_cv, everyone=False)
         if queue.waiting:
             await queue.wake_next(thread)
 
@@ -291,7 +284,7 @@ class SessionTable:
     async def _enter_open(
         self, context: Context, env: Environment, params: CallParams, thread: Thread
     ) -> tuple[int, bool]:
-        instance = context.usable()
+        instance = context.instance
         code = tee.TEE_SUCCESS
         if instance is not None:
             try:
@@ -306,7 +299,7 @@ class SessionTable:
                 code = error.code & _M32
             except Exception as error:  # whatever a TA raises is its panic, never the core's
                 self.panic(context, error)
-        if context.usable() is None:
+        if context.instance is None:
             return tee.TEE_ERROR_TARGET_DEAD, True
         return code, False
 
@@ -320,7 +313,7 @@ class SessionTable:
         if context.panicked or not keep:
             if context in self.contexts:
                 self.contexts.remove(context)
-            instance = context.usable()
+            instance = context.instance
             if instance is not None and context.created:
                 try:
                     await instance.destroy(env)
@@ -329,49 +322,13 @@ class SessionTable:
 
     # Using and closing.
 
-    async def invoke(
-        self, session: Session, thread: Thread, command: int, params: CallParams
-    ) -> tuple[int, int]:
-        """Invoke a command in a session that ``thread`` owns. Returns result and origin."""
-        context = session.context
-        env = session.env
-        if context is None or env is None or context.panicked:
-            return tee.TEE_ERROR_TARGET_DEAD, tee.TEE_ORIGIN_TEE
-        exclusive = not context.concurrent
-        if exclusive:
-            if context.busy or (context.single and self._single_owner is not None):
-                await self.set_busy(context, thread)
-            else:
-                context.busy = True
-                if context.single:
-                    self._single_owner = thread
-                    self._single_count = 1
-        code = tee.TEE_ERROR_TARGET_DEAD
-        instance = context.usable()
-        if instance is not None:
-            session.cancel = False
-            env.thread = thread
-            try:
-                if thread.partition.world.asks_for_interrupts:
-                    await thread.interrupt_point(SITE_RUNNING)
-                code = await instance.invoke(env, command, params) & _M32
-            except TeeError as error:
-                code = error.code & _M32
-            except Exception as error:  # whatever a TA raises is its panic, never the core's
-                self.panic(context, error)
-        if exclusive:
-            await self.clear_busy(context, thread)
-        if context.usable() is None:
-            return tee.TEE_ERROR_TARGET_DEAD, tee.TEE_ORIGIN_TEE
-        return code, tee.TEE_ORIGIN_TRUSTED_APP
-
     async def close(self, number: int, thread: Thread) -> int:
         """Close a session; returns the result code."""
         session = await self.get(number, thread)
         if session is None:
             return tee.TEE_ERROR_ITEM_NOT_FOUND
         context, env = session.context, session.env
-        if context is None or env is None or context.usable() is None:
+        if context is None or env is None or context.instance is None:
             await self._unlink(session, thread)
         else:
             await self.set_busy(context, thread)
@@ -379,7 +336,7 @@ class SessionTable:
             try:
                 if thread.partition.world.asks_for_interrupts:
                     await thread.interrupt_point(SITE_RUNNING)
-                instance = context.usable()
+                instance = context.instance
                 if instance is not None:
                     await instance.close_session(env)
             except TeeError:
@@ -402,6 +359,7 @@ class SessionTable:
             partition.breach(error)
         code = error.code if isinstance(error, TaPanic) else tee.TEE_ERROR_GENERIC
         context.panicked = True
+        context.instance = None
         if context in self.contexts:
             self.contexts.remove(context)
         sink = partition.world.sink

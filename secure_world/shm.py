@@ -71,8 +71,8 @@ class SharedMemory:
     """
 
     __slots__ = (
-        "_bus",
-        "_client",
+        "bus",
+        "client",
         "cookie",
         "guarded",
         "maps",
@@ -87,8 +87,8 @@ class SharedMemory:
     def __init__(
         self, bus: Bus, client: int, cookie: int, pages: array[int], page_offset: int, guarded: bool
     ) -> None:
-        self._bus = bus
-        self._client = client
+        self.bus = bus
+        self.client = client
         self.cookie = cookie
         self.pages = pages
         self.page_offset = page_offset
@@ -106,12 +106,12 @@ class SharedMemory:
         if at + size <= PAGE_SIZE:
             if not size:
                 return b""
-            return self._bus.read(self._client, self.pages[offset >> PAGE_SHIFT] + at, size)
+            return self.bus.read(self.client, self.pages[offset >> PAGE_SHIFT] + at, size)
         parts = []
         while size > 0:
             at = offset & PAGE_MASK
             n = min(PAGE_SIZE - at, size)
-            parts.append(self._bus.read(self._client, self.pages[offset >> PAGE_SHIFT] + at, n))
+            parts.append(self.bus.read(self.client, self.pages[offset >> PAGE_SHIFT] + at, n))
             offset += n
             size -= n
         return b"".join(parts)
@@ -123,14 +123,14 @@ class SharedMemory:
         size = len(data)
         if at + size <= PAGE_SIZE:
             if size:
-                self._bus.write(self._client, self.pages[offset >> PAGE_SHIFT] + at, data)
+                self.bus.write(self.client, self.pages[offset >> PAGE_SHIFT] + at, data)
             return
         done = 0
         while done < size:
             at = offset & PAGE_MASK
             n = min(PAGE_SIZE - at, size - done)
             page = self.pages[offset >> PAGE_SHIFT]
-            self._bus.write(self._client, page + at, data[done : done + n])
+            self.bus.write(self.client, page + at, data[done : done + n])
             offset += n
             done += n
 

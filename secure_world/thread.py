@@ -42,6 +42,9 @@ RpcParam = tuple[int, int, int, int]
 LeaveRegs = tuple[int, int, int]
 ResumeRegs = tuple[int, int, int, int]
 
+Running = Coroutine[LeaveRegs, ResumeRegs | None, int]
+"""A call in a thread: started by sending None, ends with a0."""
+
 RPC_PARAMS: Final = 4
 """Parameters of an RPC argument (THREAD_RPC_MAX_NUM_PARAMS)."""
 
@@ -113,20 +116,27 @@ class ReeBuffer:
 
 
 class Thread:
-    """One thread of a partition. ``index`` is what a3 carries."""
+    """One thread of a partition. ``index`` is what a3 carries.
+
+    The message of the running call is at ``arg_at``, in ``arg_memory`` or (None) in physical
+    memory; an RPC argument behind it is at ``behind_at`` in the same memory (-1: there is none).
+    ``cached`` is an argument that was allocated by RPC. ``dirty``: the call has something to give
+    back before it ends.
+    """
 
     __slots__ = (
         "arg_at",
         "arg_memory",
+        "behind_at",
+        "cached",
         "coroutine",
+        "dirty",
         "fs_buffer",
         "held",
         "index",
         "partition",
-        "rpc_at",
-        "rpc_behind",
+        "result",
         "rpc_command",
-        "rpc_memory",
         "state",
     )
 
@@ -134,12 +144,13 @@ class Thread:
         self.partition = partition
         self.index = index
         self.state = FREE
-        self.coroutine: Coroutine[LeaveRegs, ResumeRegs, int] | None = None
-        self.arg_memory: SharedMemory | ContiguousMemory | None = None
+        self.coroutine: Running | None = None
+        self.arg_memory: SharedMemory | None = None
         self.arg_at = 0
-        self.rpc_memory: SharedMemory | ContiguousMemory | None = None
-        self.rpc_at = -1
-        self.rpc_behind = False
+        self.behind_at = -1
+        self.cached: SharedMemory | ContiguousMemory | None = None
+        self.dirty = False
+        self.result = 0
         self.rpc_command = -1
         self.fs_buffer: ReeBuffer | None = None
         self.held: list[TeeMutex] = []
@@ -189,31 +200,36 @@ class Thread:
         (``smccc.wire``); ``ret`` is preset to GENERIC, and OUT_OF_MEMORY if there is no argument.
         """
         ret = tee.TEE_ERROR_GENERIC
-        if self.rpc_at < 0 and not await self._allocate_argument():
-            ret = tee.TEE_ERROR_OUT_OF_MEMORY
-            return (command, 0, 0, 0, 0, ret, 0, len(params), *_FREE_PARAMS[4])
         partition = self.partition
+        memory: SharedMemory | ContiguousMemory | None = self.arg_memory
+        at = self.behind_at
+        cookie = 0
+        if at < 0:
+            memory = self.cached
+            if memory is None:
+                memory = await self._allocate_argument()
+            if memory is None:
+                ret = tee.TEE_ERROR_OUT_OF_MEMORY
+                return (command, 0, 0, 0, 0, ret, 0, len(params), *_FREE_PARAMS[4])
+            at = 0
+            cookie = memory.cookie
         fields = [command, 0, 0, 0, 0, ret, 0, len(params)]
         for param in params:
             fields += param
         fields += _FREE_PARAMS[RPC_PARAMS - len(params)]
-        cookie = 0
-        memory = self.rpc_memory
-        if not self.rpc_behind and memory is not None:
-            cookie = memory.cookie
         try:
             image = _RPC_ARG.pack(*fields)
             if memory is None:
-                partition.bus.write(partition.client, self.rpc_at, image)
+                partition.bus.write(partition.client, at, image)
             else:
-                memory.write(self.rpc_at, image)
+                memory.write(at, image)
             self.rpc_command = command
             await leave((smc.OPTEE_SMC_RETURN_RPC_CMD, cookie >> 32, cookie & _M32))
             self.rpc_command = -1
             if memory is None:
-                image = partition.bus.read(partition.client, self.rpc_at, RPC_ARG_SIZE)
+                image = partition.bus.read(partition.client, at, RPC_ARG_SIZE)
             else:
-                image = memory.read(self.rpc_at, RPC_ARG_SIZE)
+                image = memory.read(at, RPC_ARG_SIZE)
         except BusError as error:
             # The argument's page is gone. Leave once, so that no caller can spin in here.
             self.rpc_command = -1
@@ -227,7 +243,7 @@ class Thread:
 
     # The RPC argument: behind the message, or allocated (classic style).
 
-    async def _allocate_argument(self) -> bool:
+    async def _allocate_argument(self) -> SharedMemory | ContiguousMemory | None:
         """Get an argument by RPC ALLOC. A refused answer is given back and counts as none."""
         partition = self.partition
         a1, a2, a4, a5 = await leave((smc.OPTEE_SMC_RETURN_RPC_ALLOC, RPC_ARG_SIZE, 0))
@@ -246,11 +262,10 @@ class Thread:
             if address:
                 partition.breach_at(address, RPC_ARG_SIZE)
             await self._free_cookie(cookie)
-            return False
-        self.rpc_memory = memory
-        self.rpc_at = 0
-        self.rpc_behind = False
-        return True
+            return None
+        self.cached = memory
+        self.dirty = True
+        return memory
 
     async def _free_cookie(self, cookie: int) -> None:
         """RPC FREE of an argument; a cookie of 0 is nothing to free."""
@@ -259,18 +274,16 @@ class Thread:
 
     def drop_argument(self) -> int:
         """Forget a cached argument; returns its cookie for the normal world (0: there is none)."""
-        memory = self.rpc_memory
-        if memory is None or self.rpc_behind:
+        memory = self.cached
+        if memory is None:
             return 0
-        self.rpc_memory = None
-        self.rpc_at = -1
+        self.cached = None
         self.partition.forget(memory)
         return memory.cookie
 
     async def release_argument(self) -> None:
         """Forget a cached argument and give it back by RPC FREE."""
-        memory = self.rpc_memory
-        if memory is not None and not self.rpc_behind:
+        if self.cached is not None:
             await self._free_cookie(self.drop_argument())
 
     # Memory for payloads.
@@ -327,6 +340,7 @@ class Thread:
                 return buffer
             self.fs_buffer = None
             await self.shm_free(buffer)
+        self.dirty = True
         rounded = (size + PAGE_MASK) & ~PAGE_MASK
         self.fs_buffer = await self.shm_alloc(rounded, rpc.OPTEE_RPC_SHM_TYPE_APPL)
         return self.fs_buffer
@@ -359,22 +373,19 @@ class Thread:
         else:
             sleeper.partition.notify(value)
 
-    async def finish(self, result: int) -> int:
-        """The end of every yielding call: give back what the call borrowed."""
-        if self.held:
-            for mutex in tuple(self.held):
-                await mutex.release(self)
+    async def give_back(self, result: int) -> None:
+        """The end of a yielding call: locks, the file buffer, an argument that is not kept."""
+        self.dirty = False
+        for mutex in tuple(self.held):
+            await mutex.release(self)
+        if result != smc.OPTEE_SMC_RETURN_OK:
+            return
         buffer = self.fs_buffer
-        if buffer is not None and result == smc.OPTEE_SMC_RETURN_OK:
+        if buffer is not None:
             self.fs_buffer = None
             await self.shm_free(buffer)
-        if self.rpc_behind:
-            self.rpc_memory = None
-            self.rpc_at = -1
-            self.rpc_behind = False
-        elif self.rpc_at >= 0 and not self.partition.keeps_arguments and not result:
+        if not self.partition.keeps_arguments:
             await self.release_argument()
-        return result
 
     def report_suspension(self, registers: LeaveRegs) -> None:
         """Emit the event of a suspension."""

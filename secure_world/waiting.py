@@ -121,6 +121,7 @@ class TeeMutex:
             await self.queue.wait(thread)
         self.owner = thread
         thread.held.append(self)
+        thread.dirty = True
 
     async def release(self, thread: Thread) -> None:
         """Release the lock. Not holding it is ignored: a TA's mistake must not break others."""

@@ -9,13 +9,13 @@ world does. Function ids and results: ``optee_smc.h``; what is not in that heade
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from secure_world import events
 from secure_world.apps import default_registry
 from secure_world.bus import Bus
-from secure_world.entry import call_with_arg, call_with_regd_arg, unknown_function
+from secure_world.entry import call_with_arg, call_with_regd_arg
 from secure_world.events import Sink
 from secure_world.fault import Fault, FaultyBus, Registers4
 from secure_world.loader import Loader
@@ -26,11 +26,12 @@ from secure_world.shm import PAGE_SIZE
 from secure_world.ta import TaRegistry
 from secure_world.thread import (
     FREE,
+    RPC_ARG_SIZE,
     RPC_PARAMS,
     RUNNING,
     SUSPENDED,
-    LeaveRegs,
     ResumeRegs,
+    Running,
     Thread,
 )
 from secure_world.waiting import TeeCondition, TeeMutex
@@ -43,7 +44,7 @@ _FAST: Final = 0x8000_0000
 _OWNER_SHIFT: Final = 24
 _FIRST_OS_OWNER: Final = 50
 """TF-A's dispatcher owns the entity numbers 50 to 63; others are answered at EL3 with -1."""
-_LAST_OS_OWNER: Final = 63
+_OWNER_MASK: Final = 0x3F
 _FAST_RESERVED: Final = 0x00FE_0000
 """Bits 23:17 of a fast id must be zero (TF-A); bit 16 is the SVE hint and is not looked at."""
 _SVE_HINT: Final = 0x0001_0000
@@ -55,10 +56,6 @@ CALLS: Final = 12
 """CALLS_COUNT of OP-TEE; virtualization adds VM_CREATED and VM_DESTROYED."""
 CALLS_VIRTUALIZATION: Final = 2
 
-_RETURN: Final = smc.OPTEE_SMC_CALL_RETURN_FROM_RPC
-_WITH_ARG: Final = smc.OPTEE_SMC_CALL_WITH_ARG
-_WITH_RPC_ARG: Final = smc.OPTEE_SMC_CALL_WITH_RPC_ARG
-_WITH_REGD_ARG: Final = smc.OPTEE_SMC_CALL_WITH_REGD_ARG
 _OK: Final = smc.OPTEE_SMC_RETURN_OK
 _ENOTAVAIL: Final = smc.OPTEE_SMC_RETURN_ENOTAVAIL
 _EBUSY: Final = smc.OPTEE_SMC_RETURN_EBUSY
@@ -69,6 +66,7 @@ _NO_PARTITION: Final = (_ENOTAVAIL, 0, 0, 0)
 _NSEC_KNOWN: Final = smc.OPTEE_SMC_NSEC_CAP_UNIPROCESSOR
 
 FastHandler = Callable[[Partition, int, int, int, int], Registers4]
+Begin = Callable[[Thread, int, int, int], Running | None]
 
 
 class SecureWorld:
@@ -100,17 +98,26 @@ class SecureWorld:
         self.asks_for_interrupts = not isinstance(self.monitor, NullMonitor)
         self.interrupt_pending = self.monitor.foreign_interrupt_pending
         self.stimulus = self.monitor.stimulus if isinstance(self.monitor, Stimuli) else None
-        self._charge = self.monitor.charge
+        # A machine without a clock of its own is not told what the core itself takes.
+        self._charge = self.monitor.charge if self.asks_for_interrupts else None
         self._fast_ns = settings.fast_call_ns
         self._entry_ns = settings.entry_ns
         self._fault = fault
+        if fault is not None:
+            self.smc = self._lying_smc  # type: ignore[method-assign]  # honest worlds pay nothing
         self._mutexes: dict[str, TeeMutex] = {}
         self._conditions: dict[str, TeeCondition] = {}
         self._partitions: dict[int, Partition] = {}
         self._instances = 0
         self._births = 0
         self._virtual = settings.virtualization
-        self._rpc_arg = settings.rpc_arg
+        # How a yielding call begins, and the bytes that must follow its message.
+        self._entries: dict[int, tuple[Begin, int]] = {
+            smc.OPTEE_SMC_CALL_WITH_ARG: (call_with_arg, 0)
+        }
+        if settings.rpc_arg:
+            self._entries[smc.OPTEE_SMC_CALL_WITH_RPC_ARG] = (call_with_arg, RPC_ARG_SIZE)
+            self._entries[smc.OPTEE_SMC_CALL_WITH_REGD_ARG] = (call_with_regd_arg, RPC_ARG_SIZE)
         # The part of OP-TEE outside all partitions; without virtualization it is the only one.
         self._nexus = Partition(self, _HYPERVISOR)
         self._fast: dict[int, FastHandler] = {
@@ -152,87 +159,127 @@ class SecureWorld:
         Registers that a fast call does not define come back as they were; those that a yielding
         call does not define are 0 (the real ones hold left-over values).
         """
-        registers = self._smc(a0 & _M32, a1, a2, a3, a4, a5, a7)
-        if self._fault is not None:
-            return self._fault.answer((a0, a1, a2, a3, a4, a5, a6, a7), registers)
-        return registers
-
-    def _smc(self, a0: int, a1: int, a2: int, a3: int, a4: int, a5: int, a7: int) -> Registers4:
-        if not _FIRST_OS_OWNER <= a0 >> _OWNER_SHIFT & 0x3F <= _LAST_OS_OWNER:
-            return (_M64, a1, a2, a3)
-        if a0 & _FAST:
-            self._charge(self._fast_ns)
-            if a0 & _FAST_RESERVED:
-                return (_M64, a1, a2, a3)
-            partition = self._nexus
-            if self._virtual and a7 & _CLIENT_MASK != _HYPERVISOR:
-                found = self._partitions.get(a7 & _CLIENT_MASK)
-                if found is None:
-                    return (_ENOTAVAIL, a1, a2, a3)
-                partition = found
-            handler = self._fast.get(a0 & ~_SVE_HINT)
-            if handler is None:
-                return (_UNKNOWN, a1, a2, a3)
-            return handler(partition, a1, a2, a3, a7)
-
-        self._charge(self._entry_ns)
+        a0 &= _M32
+        entry = self._entries.get(a0)
+        if entry is None:
+            return self._other(a0, a1, a2, a3, a4, a5, a7)
+        if self._charge is not None:
+            self._charge(self._entry_ns)
         partition = self._nexus
         if self._virtual:
             found = self._partitions.get(a7 & _CLIENT_MASK)
             if found is None:
                 return _NO_PARTITION
             partition = found
-        if a0 == _RETURN:
-            index = a3 & _M32
-            if index >= len(partition.threads):
-                return _NO_RESUME
-            thread = partition.threads[index]
-            if thread.state != SUSPENDED:
-                return _NO_RESUME
-            if self.sink is not None:
-                self.sink(events.ThreadResumed(partition.client, index))
-            return self._run(thread, (a1, a2, a4, a5))
         for thread in partition.threads:
-            if thread.state == FREE:
+            if not thread.state:
                 break
         else:
-            if self.sink is not None:
-                self.sink(events.ThreadRefused(partition.client))
-            return _NO_THREAD
-        coroutine: Coroutine[LeaveRegs, ResumeRegs, int]
-        pair = (a1 & _M32) << 32 | a2 & _M32
-        if a0 == _WITH_ARG:
-            coroutine = call_with_arg(thread, pair, False)
-        elif a0 == _WITH_REGD_ARG and self._rpc_arg:
-            coroutine = call_with_regd_arg(thread, pair, a3 & _M32)
-        elif a0 == _WITH_RPC_ARG and self._rpc_arg:
-            coroutine = call_with_arg(thread, pair, True)
-        else:
-            coroutine = unknown_function(thread)
-        thread.coroutine = coroutine
+            return self._no_thread(partition)
         if self.sink is not None:
             self.sink(events.ThreadStarted(partition.client, thread.index, a0))
-        return self._run(thread, None)
-
-    def _run(self, thread: Thread, value: ResumeRegs | None) -> Registers4:
-        """Run a thread until it leaves or ends."""
-        coroutine = thread.coroutine
-        if coroutine is None:
-            return _NO_RESUME
         thread.state = RUNNING
+        begin, behind = entry
+        coroutine = begin(thread, (a1 & _M32) << 32 | a2 & _M32, a3 & _M32, behind)
+        if coroutine is None:
+            return self._ended(thread, thread.result)
         try:
-            registers = coroutine.send(value)  # type: ignore[arg-type]  # None starts a coroutine
+            registers = coroutine.send(None)
         except StopIteration as stop:
-            result: int = stop.value
-            thread.coroutine = None
-            thread.state = FREE
             if self.sink is not None:
-                self.sink(events.ThreadEnded(thread.partition.client, thread.index, result))
-            return (result, 0, 0, 0)
+                return self._ended(thread, stop.value)
+            thread.state = FREE
+            return (stop.value, 0, 0, 0)
+        thread.coroutine = coroutine
         thread.state = SUSPENDED
         if self.sink is not None:
             thread.report_suspension(registers)
         return (registers[0], registers[1], registers[2], thread.index)
+
+    def _lying_smc(
+        self,
+        a0: int,
+        a1: int = 0,
+        a2: int = 0,
+        a3: int = 0,
+        a4: int = 0,
+        a5: int = 0,
+        a6: int = 0,
+        a7: int = 0,
+    ) -> Registers4:
+        """The entry when a fault policy has the last word."""
+        registers = SecureWorld.smc(self, a0, a1, a2, a3, a4, a5, a6, a7)
+        if self._fault is None:
+            return registers
+        return self._fault.answer((a0, a1, a2, a3, a4, a5, a6, a7), registers)
+
+    def _other(self, a0: int, a1: int, a2: int, a3: int, a4: int, a5: int, a7: int) -> Registers4:
+        """Fast calls, resumption, and everything that is not known."""
+        if a0 == smc.OPTEE_SMC_CALL_RETURN_FROM_RPC:
+            return self._resume(a3 & _M32, (a1, a2, a4, a5), a7 & _CLIENT_MASK)
+        if not a0 >> _OWNER_SHIFT & _OWNER_MASK >= _FIRST_OS_OWNER:
+            return (_M64, a1, a2, a3)
+        if self._charge is not None:
+            self._charge(self._fast_ns)
+        client = a7 & _CLIENT_MASK
+        partition: Partition | None = self._nexus
+        if self._virtual and not (a0 & _FAST and client == _HYPERVISOR):
+            partition = self._partitions.get(client)
+        if a0 & _FAST:
+            if a0 & _FAST_RESERVED:
+                return (_M64, a1, a2, a3)
+            if partition is None:
+                return (_ENOTAVAIL, a1, a2, a3)
+            handler = self._fast.get(a0 & ~_SVE_HINT)
+            if handler is None:
+                return (_UNKNOWN, a1, a2, a3)
+            return handler(partition, a1, a2, a3, a7)
+        if partition is None:
+            return _NO_PARTITION
+        # An unknown yielding function takes a thread before it is found to be unknown.
+        for thread in partition.threads:
+            if thread.state == FREE:
+                if self.sink is not None:
+                    self.sink(events.ThreadStarted(partition.client, thread.index, a0))
+                return self._ended(thread, smc.OPTEE_SMC_RETURN_EBADCMD)
+        return self._no_thread(partition)
+
+    def _no_thread(self, partition: Partition) -> Registers4:
+        if self.sink is not None:
+            self.sink(events.ThreadRefused(partition.client))
+        return _NO_THREAD
+
+    def _resume(self, index: int, value: ResumeRegs, client: int) -> Registers4:
+        """RETURN_FROM_RPC: run a suspended thread on."""
+        if self._charge is not None:
+            self._charge(self._entry_ns)
+        partition = self._partitions.get(client) if self._virtual else self._nexus
+        if partition is None:
+            return _NO_PARTITION
+        if index >= len(partition.threads):
+            return _NO_RESUME
+        thread = partition.threads[index]
+        coroutine = thread.coroutine
+        if thread.state != SUSPENDED or coroutine is None:
+            return _NO_RESUME
+        if self.sink is not None:
+            self.sink(events.ThreadResumed(partition.client, index))
+        thread.state = RUNNING
+        try:
+            registers = coroutine.send(value)
+        except StopIteration as stop:
+            return self._ended(thread, stop.value)
+        thread.state = SUSPENDED
+        if self.sink is not None:
+            thread.report_suspension(registers)
+        return (registers[0], registers[1], registers[2], index)
+
+    def _ended(self, thread: Thread, result: int) -> Registers4:
+        thread.coroutine = None
+        thread.state = FREE
+        if self.sink is not None:
+            self.sink(events.ThreadEnded(thread.partition.client, thread.index, result))
+        return (result, 0, 0, 0)
 
     # For whoever runs the machine.
 
