@@ -44,6 +44,11 @@ _SHM_COMMANDS: Final = (
     optee_msg.OPTEE_MSG_CMD_REGISTER_SHM,
     optee_msg.OPTEE_MSG_CMD_UNREGISTER_SHM,
 )
+_LISTED_OUTPUT: Final = (
+    optee_msg.OPTEE_MSG_ATTR_TYPE_TMEM_OUTPUT | optee_msg.OPTEE_MSG_ATTR_NONCONTIG
+)
+OWN_THREADS: Final = 0x1_0000
+"""Thread ids from here up are those of our mediator; no build of OP-TEE has so many threads."""
 REFERENCE_CAPABILITIES: Final = 0b10111
 """Capability bits that the recorded mediator knows (0 is then removed)."""
 
@@ -75,6 +80,10 @@ class Fact(StrEnum):
     ADDRESS_IN_ANSWER = "address-in-answer"
     ADDRESS_IN_REQUEST = "address-in-request"
     CONTIGUOUS_ANSWER = "contiguous-answer"
+    COMMAND_IN_ANSWER = "command-in-answer"
+    OVERSIZED_REQUEST = "oversized-request"
+    PAGE_ZERO = "page-zero"
+    LARGE_THREAD_ID = "large-thread-id"
     REFUSED_DESTROY = "refused-destroy"
 
 
@@ -91,7 +100,8 @@ class Facts:
         self._read = read_guest
         self._references: dict[int, dict[int, int]] = {}
         self._rpc_pages: dict[tuple[int, int], int] = {}
-        self._pending: dict[int, tuple[int, int]] = {}
+        self._pending: dict[int, tuple[int, int, int]] = {}
+        self._request = -1
 
     def note(self, fact: Fact) -> None:
         """``fact`` holds from the current step on."""
@@ -136,11 +146,18 @@ class Facts:
             self.note(Fact.REFUSED_DESTROY)
         if answer != _MASK32 and answer >> 16 == 0xFFFF:
             cookie = (reply[1] & _MASK32) << 32 | reply[2] & _MASK32
-            self._pending[reply[3] & _MASK32] = (answer, cookie)
+            thread = reply[3] & _MASK32
+            self._pending[thread] = (answer, cookie, self._request)
+            if thread >= OWN_THREADS:
+                self.note(Fact.LARGE_THREAD_ID)
 
     def written_by_tee(self, offset: int, data: bytes, page: bytes) -> None:
         """The secure world wrote ``data`` at ``offset`` into a mediator page (``page``: before)."""
         if not offset and len(data) >= _HEADER.size:  # a request, not a result
+            header = _HEADER.unpack_from(data)
+            self._request = header[0]
+            if header[7] > MAX_PARAMS:
+                self.note(Fact.OVERSIZED_REQUEST)
             for attr, address, _, _ in _params(data):
                 if address and PARAM_KIND[attr & 0xFF] == KIND_TMEM:
                     self.note(Fact.ADDRESS_IN_REQUEST)
@@ -209,30 +226,34 @@ class Facts:
                 self.note(Fact.UNALIGNED_LIST)
 
     def _answer(self, guest: int, regs: tuple[int, ...]) -> None:
-        answer, cookie = self._pending.get(regs[3] & _MASK32, (0, 0))
+        answer, cookie, asked = self._pending.get(regs[3] & _MASK32, (0, 0, -1))
         if answer == smc.OPTEE_SMC_RETURN_RPC_ALLOC:
             named = (regs[4] & _MASK32) << 32 | regs[5] & _MASK32
-            self._rpc_pages[guest, named] = (regs[1] & _MASK32) << 32 | regs[2] & _MASK32
+            address = (regs[1] & _MASK32) << 32 | regs[2] & _MASK32
+            self._rpc_pages[guest, named] = address
+            if not address and self._read(guest, address) is not None:
+                self.note(Fact.PAGE_ZERO)
             if len(self._rpc_pages) > REFERENCE_BUFFERS:
                 self.note(Fact.MANY_RPC_BUFFERS)
         if answer != smc.OPTEE_SMC_RETURN_RPC_CMD:
             return
-        address = self._rpc_pages.get((guest, cookie))
-        page = None if address is None else self._read(guest, address)
+        where = self._rpc_pages.get((guest, cookie))
+        page = None if where is None else self._read(guest, where)
         if page is None:
             return
         header = _HEADER.unpack_from(page)
         if header[7] > MAX_PARAMS:
             return
-        for index, (attr, place, size, reference) in enumerate(_params(page)):
+        if header[0] != asked:
+            self.note(Fact.COMMAND_IN_ANSWER)
+        allocated = asked == optee_rpc.OPTEE_RPC_CMD_SHM_ALLOC and not header[5] and header[7] == 1
+        for attr, place, size, reference in _params(page):
             if not place or PARAM_KIND[attr & 0xFF] != KIND_TMEM:
                 continue
-            noncontig = attr & optee_msg.OPTEE_MSG_ATTR_NONCONTIG
-            if header[0] == optee_rpc.OPTEE_RPC_CMD_SHM_ALLOC and not index and not header[5]:
-                if noncontig:
-                    self._buffer(guest, place, size, reference)
-                else:
-                    self.note(Fact.CONTIGUOUS_ANSWER)
+            if allocated and attr == optee_msg.OPTEE_MSG_ATTR_TYPE_TMEM_OUTPUT:
+                self.note(Fact.CONTIGUOUS_ANSWER)
+            elif allocated and attr == _LISTED_OUTPUT:
+                self._buffer(guest, place, size, reference)
             else:
                 self.note(Fact.ADDRESS_IN_ANSWER)
 

@@ -155,6 +155,7 @@ class ModelTarget:
         suspending: bool = False,
     ) -> None:
         self._suspending = suspending
+        self._refused = False
         self._host = BenchHost(setup, world)
         self._mediator = InHypervisor(
             self._host,
@@ -166,16 +167,16 @@ class ModelTarget:
 
     def probe(self, present: bool) -> bool:
         """Without a node in the platform description nobody asks the mediator."""
-        if self._suspending:
-            return (
-                present
-                and _drive(self._mediator.mediator.probe(SuspendingSyscalls(self._host))).found
-            )
-        return self._mediator.probe(device_tree_node=present).found
+        if present and self._suspending:
+            probe = self._mediator.mediator.probe(SuspendingSyscalls(self._host))
+            self._refused = not _drive(probe).found
+        else:
+            self._refused = not self._mediator.probe(device_tree_node=present).found
+        return not self._refused
 
     def create(self, guest: int, tee: bool) -> bool:
-        """A guest without the TEE is unknown to the mediator."""
-        return not tee or _drive(self._mediator.guest_created(guest))
+        """A guest without the TEE is unknown to the mediator; without a TEE none can have it."""
+        return not tee or (not self._refused and _drive(self._mediator.guest_created(guest)))
 
     def destroy(self, guest: int) -> bool:
         """One entry of the teardown."""
