@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 
 from specs.rules import BUG_CLASSES, INVARIANTS, Level, RuleError, load, rules
+from specs.rules.page import page
 from specs.vectors.facts import Fact
 from tests.vectors.golden import behaviour
 
@@ -104,3 +105,10 @@ def test_a_good_file_is_read(tmp_path: Path) -> None:
     book = load(file)
     assert len(book) == 1
     assert book["a.b"].bug_classes == (3,)
+
+
+def test_the_page_of_the_documentation_is_up_to_date() -> None:
+    written = (Path(__file__).parents[2] / "docs" / "deviations.md").read_text("utf-8")
+    assert written == "\n".join(page(rules())) + "\n", (
+        "python -m specs.rules.page > docs/deviations.md"
+    )
