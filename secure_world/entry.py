@@ -153,6 +153,8 @@ def call_with_regd_arg(thread: Thread, cookie: int, offset: int, behind: int) ->
 
 async def _finish(thread: Thread, result: int) -> int:
     """The end of a call that borrowed something or whose message lies in an object."""
+    if thread.partition.world.stimulus is not None:
+        await thread.interrupt_point(SITE_EXIT)
     if thread.dirty:
         await thread.give_back(result)
     memory = thread.arg_memory
@@ -175,13 +177,10 @@ async def _command(thread: Thread, fields: tuple[int, ...], data: bytes) -> int:
         behind, thread.behind_at = thread.behind_at, -1
         await thread.release_argument()
         thread.behind_at = behind
-    if thread.partition.world.stimulus is None:
-        return await _dispatch(thread, fields, data)
-    await thread.interrupt_point(SITE_ENTRY)
-    # An invoke gives back what it borrowed itself; its exit is an interrupt point all the same.
-    result = await _dispatch(thread, fields, data)
-    await thread.interrupt_point(SITE_EXIT)
-    return result
+    if thread.partition.world.stimulus is not None:
+        await thread.interrupt_point(SITE_ENTRY)
+        thread.dirty = True  # so that every command ends in _finish, an interrupt point
+    return await _dispatch(thread, fields, data)
 
 
 async def _dispatch(thread: Thread, fields: tuple[int, ...], data: bytes) -> int:
