@@ -131,6 +131,7 @@ class Scheduler:
         "_instant",
         "_interleave",
         "_quantum",
+        "_stopped",
         "current",
         "ready",
         "steps",
@@ -143,6 +144,7 @@ class Scheduler:
         self._choose = choose
         self._high = 0
         self._instant = NEVER
+        self._stopped = False
         self.ready: list[Strand] = []
         self.timers = TimerQueue()
         self.current: Strand | None = None
@@ -227,7 +229,10 @@ class Scheduler:
                 elif high >= until:
                     return RunEnd.TIME
                 else:
-                    budget -= self._burst(budget if stop is None else 1, until)
+                    budget -= self._burst(stop, budget, until)
+                    if self._stopped:
+                        self._stopped = False
+                        return RunEnd.STOPPED
             else:
                 strand = self._earliest()
                 if timers.next <= strand.clock:
@@ -253,17 +258,18 @@ class Scheduler:
             if request is not None:
                 strand.handle(request)
 
-    def _burst(self, budget: int, until: int) -> int:
+    def _burst(self, stop: Callable[[], bool] | None, budget: int, until: int) -> int:
         """Interleave up to ``budget`` steps (any number if negative); returns how many it made.
 
-        Ends early when a timer falls due, or ``until`` is reached. This loop is what a switch
-        point costs, so :meth:`_step` is written out in it.
+        Ends early when a timer falls due, ``until`` is reached or ``stop`` is true after a step.
+        This loop is what a switch point costs, so :meth:`_step` is written out in it.
         """
         ready = self.ready
         timers = self.timers
         choose = self._choose
         draw = choose.draw if isinstance(choose, SeededChooser) else None
         left = budget
+        last: Strand | None = None
         try:
             while left:
                 count = len(ready)
@@ -276,7 +282,9 @@ class Scheduler:
                 else:
                     strand = ready[choose(ready)]
                 left -= 1
-                self.current = strand
+                if strand is not last:
+                    self.now()  # remembers how late it was on the strand before
+                    self.current = last = strand
                 try:
                     request = strand.resume(None)
                 except StopIteration as end:
@@ -288,9 +296,15 @@ class Scheduler:
                         strand.handle(request)
                 clock = strand.clock
                 if clock >= timers.next or clock >= until:
+                    break
+                if stop is not None:
                     if clock > self._high:
                         self._high = clock
-                    break
+                    self.current = None
+                    if stop():
+                        self._stopped = True
+                        break
+                    self.current = strand
         finally:
             self.steps += budget - left
         return budget - left
