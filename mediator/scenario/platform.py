@@ -160,13 +160,16 @@ class Platform:
             settings = attrs.evolve(settings, images=self.secure_world.registry.images())
         guest = Guest(settings, self.sink, store)
         guest.start(*mains)
-        created = self.create(
-            GuestSpec(
-                name=settings.name,
-                programs=guest.programs,
-                ram=tuple([RamExtent(ipa, pages) for ipa, pages in settings.ram]),
-            )
+        spec = GuestSpec(
+            name=settings.name,
+            programs=guest.programs,
+            ram=tuple([RamExtent(ipa, pages) for ipa, pages in settings.ram]),
         )
+        try:
+            created = self.create(spec)
+        except PlatformError:
+            guest.close()
+            raise
         self.guests[created] = guest
         return created
 

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
+import pytest
+
 from mediator.guest.client import INPUT, OUTPUT, Memref, TeeError, Value
 from mediator.guest.driver import DriverSettings
 from mediator.guest.guest import Guest, GuestSettings, Main
@@ -67,14 +71,9 @@ async def clock(guest: Guest) -> None:
 
 
 async def missing(guest: Guest) -> None:
-    from uuid import UUID
-
-    try:
+    with pytest.raises(TeeError) as caught:
         await guest.client("missing").open_session(UUID(int=77))
-    except TeeError as error:
-        assert error.result == 0xFFFF0008, error
-    else:
-        raise AssertionError("a TA that does not exist was opened")
+    assert caught.value.result == 0xFFFF0008
 
 
 MAINS: tuple[Main, ...] = (arithmetic, echo, memory, lock, lock, clock, missing)
