@@ -13,14 +13,13 @@ from mediator.guest.kernel import Completion, Kernel
 
 
 class Waiter:
-    """One call on the queue."""
+    """The place of one call in the queue; used again for the next call of the same message slot."""
 
-    __slots__ = ("admitted", "completion", "system")
+    __slots__ = ("completion", "system")
 
     def __init__(self, kernel: Kernel) -> None:
         self.completion = Completion(kernel, "a thread of the secure world")
         self.system = False
-        self.admitted = True
 
 
 class CallQueue:
@@ -30,27 +29,21 @@ class CallQueue:
     One thread stays reserved for system sessions while there are any.
     """
 
-    __slots__ = ("_kernel", "_spare", "free_threads", "system_sessions", "total_threads", "waiters")
+    __slots__ = ("free_threads", "system_sessions", "total_threads", "waiters")
 
-    def __init__(self, kernel: Kernel, total_threads: int) -> None:
-        self._kernel = kernel
-        self._spare: list[Waiter] = []
+    def __init__(self, total_threads: int) -> None:
         self.total_threads = total_threads
         self.free_threads = total_threads
         self.system_sessions = 0
         self.waiters: list[Waiter] = []
 
-    def join(self, system: bool) -> Waiter:
-        """Put a call on the queue. It must wait for :meth:`admission` if it is not ``admitted``."""
-        if self._spare:
-            waiter = self._spare.pop()
-            waiter.completion.count = 0
-        else:
-            waiter = Waiter(self._kernel)
-        waiter.system = system
+    def join(self, waiter: Waiter, system: bool) -> bool:
+        """Put a call on the queue; False: it must wait for :meth:`admission`."""
         self.waiters.append(waiter)
-        waiter.admitted = not self.total_threads or self._take(system)
-        return waiter
+        if not self.total_threads:
+            return True
+        waiter.system = system
+        return self._take(system)
 
     def _take(self, system: bool) -> bool:
         """Count one thread as taken, if there is one for this call."""
@@ -62,9 +55,10 @@ class CallQueue:
 
     async def admission(self, waiter: Waiter) -> None:
         """Wait until the driver's own thread count admits the call."""
-        while not waiter.admitted:
+        while True:
             await self.another_call(waiter)
-            waiter.admitted = self._take(waiter.system)
+            if self._take(waiter.system):
+                return
 
     async def another_call(self, waiter: Waiter) -> None:
         """Wait until another call has ended, then go to the end of the queue."""
@@ -76,14 +70,15 @@ class CallQueue:
     def leave(self, waiter: Waiter) -> None:
         """A call has ended."""
         self.waiters.remove(waiter)
-        self._spare.append(waiter)
         if self.total_threads:
             self.free_threads += 1
+        completion = waiter.completion
         if self.waiters:
             self._wake_one()
             # Somebody ended for us and we did not need it: pass it on.
-            if waiter.completion.done:
+            if completion.count:
                 self._wake_one()
+        completion.count = 0
 
     def _wake_one(self) -> None:
         if self.system_sessions:

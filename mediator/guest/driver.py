@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 from uuid import UUID
 
-from mediator.guest.call_queue import CallQueue
+from mediator.guest.call_queue import CallQueue, Waiter
 from mediator.guest.cpu import GuestCpu, Registers
 from mediator.guest.driver_settings import (
     DriverCounters,
@@ -97,15 +97,15 @@ class Driver:
         self.devices: list[bytes] = []
         """UUIDs (16 octets) that the device enumeration has found."""
         self.probed = False
-        self.queue = CallQueue(kernel, 0)
+        self.queue = CallQueue(0)
         self.notifications = Notifications(kernel, tee.OPTEE_DEFAULT_MAX_NOTIF_VALUE)
         self.rpc = RpcService(self)
         self.alter_answer: Callable[[list[int]], None] | None = None
         """Hostile guests only: changes an RPC answer (message fields) before it is handed back."""
+        self._hvc = settings.hvc
         self._slot_pages: list[SlotPage] = []
         self._slot_lock = Mutex(kernel, "message slots")
         self._slot_size = message_size(MESSAGE_PARAMS)
-        self._call_function = smc.OPTEE_SMC_CALL_WITH_ARG
         self._bottom_half: Completion | None = None
         self._scan: Thread | None = None
 
@@ -114,7 +114,7 @@ class Driver:
     def trap(self, a0: int, a1: int = 0, a2: int = 0, a3: int = 0) -> Awaitable[Registers]:
         """One fast call through the conduit, from the current vCPU."""
         cpu = self.kernel.cpu
-        return (cpu.hvc if self.settings.hvc else cpu.smc)(a0, a1, a2, a3)
+        return (cpu.hvc if self._hvc else cpu.smc)(a0, a1, a2, a3)
 
     # Life
 
@@ -158,14 +158,12 @@ class Driver:
         if self.capabilities & smc.OPTEE_SMC_SEC_CAP_ASYNC_NOTIF:
             max_key = answer[2] & _MASK32
         self.rpc_param_count = 0
-        self._call_function = smc.OPTEE_SMC_CALL_WITH_ARG
         if self.capabilities & smc.OPTEE_SMC_SEC_CAP_RPC_ARG:
             self.rpc_param_count = answer[3] & 0xFF
         self._slot_size = message_size(MESSAGE_PARAMS)
         if self.rpc_param_count:
             self._slot_size += message_size(self.rpc_param_count)
-            self._call_function = smc.OPTEE_SMC_CALL_WITH_REGD_ARG
-        self.queue = CallQueue(self.kernel, threads)
+        self.queue = CallQueue(threads)
         self.notifications = Notifications(self.kernel, max_key)
         self._scan = None
 
@@ -190,7 +188,8 @@ class Driver:
 
     async def _drain_shm_cache(self, *, free: bool) -> None:
         """DISABLE_SHM_CACHE until the secure world has no cookie left."""
-        waiter = self.queue.join(False)
+        waiter = Waiter(self.kernel)
+        self.queue.join(waiter, False)
         while True:
             answer = await self.trap(smc.OPTEE_SMC_DISABLE_SHM_CACHE)
             if answer[0] == smc.OPTEE_SMC_RETURN_ENOTAVAIL:
@@ -203,7 +202,8 @@ class Driver:
         self.queue.leave(waiter)
 
     async def _enable_shm_cache(self) -> None:
-        waiter = self.queue.join(False)
+        waiter = Waiter(self.kernel)
+        self.queue.join(waiter, False)
         while (await self.trap(smc.OPTEE_SMC_ENABLE_SHM_CACHE))[0] != _OK:
             await self.queue.another_call(waiter)
         self.queue.leave(waiter)
@@ -230,7 +230,7 @@ class Driver:
 
     async def _notification_interrupt(self, cpu: GuestCpu) -> None:
         self.counters.interrupts += 1
-        conduit = cpu.hvc if self.settings.hvc else cpu.smc
+        conduit = cpu.hvc if self._hvc else cpu.smc
         bottom_half = False
         pending = True
         while pending:
@@ -269,28 +269,45 @@ class Driver:
         *,
         system: bool = False,
         nowait: bool = False,
+        slot: Slot | None = None,
     ) -> tuple[int, ...]:
         """Send one message of ``count`` parameters (0..6) and return it as it came back.
 
         The layout is that of :mod:`smccc.wire`. A call that the secure world did not take has
         result COMMUNICATION, origin COMMS. ``system``: on behalf of a system session. ``nowait``:
-        requests to a supplicant that does not run fail instead of waiting for it.
+        requests to a supplicant that does not run fail instead of waiting for it. ``slot``: where
+        the message goes, a free slot if not given.
         """
         kernel = self.kernel
-        slot = self._free_slot() or await self._new_slot()
+        if slot is None:
+            slot = self._free_slot() or await self._new_slot()
         codec = MESSAGE[count]
         data = codec.pack(command, function, session, cancel_id, 0, 0, 0, count, *words)
         # The whole slot, so that no RPC argument of an earlier call is left in it.
         await kernel.cpu.write(slot.ipa, data.ljust(self._slot_size, b"\0"))
-        status = await self._enter(
-            self._call_function,
-            slot.high,
-            slot.low,
-            slot.offset if self.rpc_param_count else 0,
-            slot.ipa + codec.size,
-            system,
-            nowait,
-        )
+        counters = self.counters
+        counters.calls += 1
+        counters.smcs += 1
+        queue = self.queue
+        waiter = slot.waiter
+        if not queue.join(waiter, system):
+            await queue.admission(waiter)
+        cpu = kernel.cpu
+        answer = await (cpu.hvc if self._hvc else cpu.smc)(*slot.request)
+        intid = cpu.acknowledge()
+        if intid is not None:
+            await kernel.interrupt(cpu, intid)
+        status = answer[0] & _MASK32
+        if status != _OK:
+            context = RpcContext(slot.ipa + codec.size if self.rpc_param_count else 0, nowait)
+            try:
+                status = await self._serve(slot, answer, context)
+            except Exception:
+                # Not for GeneratorExit: in a guest that is destroyed nobody is to be woken.
+                queue.leave(waiter)
+                raise
+            self.rpc.finish(context)
+        queue.leave(waiter)
         if status == _OK:
             reply = codec.unpack(await kernel.cpu.read(slot.ipa, codec.size))
         else:
@@ -298,32 +315,19 @@ class Driver:
             refused[RET] = tee.TEE_ERROR_COMMUNICATION
             refused[RET_ORIGIN] = tee.TEE_ORIGIN_COMMS
             reply = tuple(refused)
-        slot.entry.free |= slot.bit
+        slot.page.free |= slot.bit
         return reply
 
-    async def _enter(
-        self, a0: int, a1: int, a2: int, a3: int, rpc_ipa: int, system: bool, nowait: bool
-    ) -> int:
-        """Enter the secure world and serve its RPCs until it returns; the final status (a0)."""
+    async def _serve(self, slot: Slot, answer: Registers, context: RpcContext) -> int:
+        """Serve RPCs, and wait for a thread if there is none, until the call has ended."""
         kernel = self.kernel
         counters = self.counters
-        queue = self.queue
-        counters.calls += 1
-        waiter = queue.join(system)
-        if not waiter.admitted:
-            await queue.admission(waiter)
+        a0, a1, a2, a3 = slot.request
+        # Never cleared within one call: Linux hands back what the last ALLOC left there.
         a4 = a5 = 0
-        context: RpcContext | None = None
+        cpu = kernel.cpu
         while True:
-            cpu = kernel.cpu
-            counters.smcs += 1
-            answer = await (cpu.hvc if self.settings.hvc else cpu.smc)(a0, a1, a2, a3, a4, a5, 0, 0)
-            intid = cpu.acknowledge()
-            if intid is not None:
-                await kernel.interrupt(cpu, intid)
             status = answer[0] & _MASK32
-            if status == _OK:
-                break
             if status >= _RPC_PREFIX and status != _UNKNOWN:
                 a0 = smc.OPTEE_SMC_CALL_RETURN_FROM_RPC
                 a1 = answer[1] & _MASK32
@@ -333,23 +337,23 @@ class Driver:
                     counters.foreign_interrupts += 1
                     if kernel.runnable:
                         await kernel.yield_()
-                    continue
-                if context is None:
-                    context = RpcContext(rpc_ipa if self.rpc_param_count else 0, nowait)
-                a1, a2, a4, a5 = await self.rpc.serve(context, status, a1, a2, a4, a5)
-                if self.settings.migrate_every:
-                    await self._migrate()
+                else:
+                    a1, a2, a4, a5 = await self.rpc.serve(context, status, a1, a2, a4, a5)
+                    if self.settings.migrate_every:
+                        await self._migrate()
                 if kernel.cpu is not cpu:
                     counters.migrated_rpcs += 1
             elif status == _THREAD_LIMIT:
                 counters.thread_limits += 1
-                await queue.another_call(waiter)
+                await self.queue.another_call(slot.waiter)
             else:
-                break
-        if context is not None:
-            self.rpc.finish(context)
-        queue.leave(waiter)
-        return status
+                return status
+            cpu = kernel.cpu
+            counters.smcs += 1
+            answer = await (cpu.hvc if self._hvc else cpu.smc)(a0, a1, a2, a3, a4, a5, 0, 0)
+            intid = cpu.acknowledge()
+            if intid is not None:
+                await kernel.interrupt(cpu, intid)
 
     async def _migrate(self) -> None:
         if sum(self.counters.rpcs.values()) % self.settings.migrate_every == 0:
@@ -376,10 +380,11 @@ class Driver:
                 if self.rpc_param_count:
                     shm = await self.alloc_kernel(PAGE_SIZE)
                     count = PAGE_SIZE // self._slot_size
+                    function = smc.OPTEE_SMC_CALL_WITH_REGD_ARG
+                    page = SlotPage(self.kernel, shm, function, count, self._slot_size)
                 else:
                     shm = self.shms.alloc(PRIVATE, PAGE_SIZE)
-                    count = 1
-                page = SlotPage(shm, count, self._slot_size, by_cookie=bool(self.rpc_param_count))
+                    page = SlotPage(self.kernel, shm, smc.OPTEE_SMC_CALL_WITH_ARG)
                 self._slot_pages.insert(0, page)
                 page.free ^= 1
                 slot = page.slots[1]
@@ -440,27 +445,13 @@ class Driver:
     async def _private_call(self, command: int, attr: int, a: int, b: int, c: int) -> int:
         """Send a message of one parameter in a private page; its result."""
         private = self.shms.alloc(PRIVATE, self._slot_size)
-        codec = MESSAGE[1]
-        data = codec.pack(command, 0, 0, 0, 0, 0, 0, 1, attr, a, b, c)
-        await self.kernel.cpu.write(private.ipa, data.ljust(self._slot_size, b"\0"))
-        status = await self._enter(
-            smc.OPTEE_SMC_CALL_WITH_RPC_ARG
-            if self.rpc_param_count
-            else smc.OPTEE_SMC_CALL_WITH_ARG,
-            private.ipa >> 32,
-            private.ipa & _MASK32,
-            0,
-            private.ipa + codec.size,
-            False,
-            False,
-        )
-        if status == _OK:
-            reply = codec.unpack(await self.kernel.cpu.read(private.ipa, codec.size))
-            result: int = reply[RET]
-        else:
-            result = tee.TEE_ERROR_COMMUNICATION
+        entry = smc.OPTEE_SMC_CALL_WITH_RPC_ARG
+        if not self.rpc_param_count:
+            entry = smc.OPTEE_SMC_CALL_WITH_ARG
+        page = SlotPage(self.kernel, private, entry)
+        reply = await self.call(command, 0, 0, 0, 1, (attr, a, b, c), slot=page.slots[1])
         self.shms.free(private)
-        return result
+        return reply[RET]
 
     # Sessions of the kernel itself
 

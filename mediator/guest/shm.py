@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from mediator.guest.call_queue import Waiter
+from mediator.guest.kernel import Kernel
 from mediator.guest.memory import (
     PAGE_SIZE,
     Buffer,
@@ -19,6 +21,7 @@ from mediator.guest.memory import (
     PageAllocator,
     page_count,
 )
+from smccc.constants import optee_smc as smc
 
 PRIVATE: Final = 0
 """Adjacent kernel pages that the secure world learns of by address only."""
@@ -103,19 +106,25 @@ class ShmTable:
 
 
 class Slot:
-    """Room for one message and its RPC argument."""
+    """Room for one message and its RPC argument.
 
-    __slots__ = ("bit", "entry", "high", "ipa", "low", "offset")
+    ``request``: a0..a3 that enter the secure world with it. ``waiter``: its place among the calls
+    in flight, of which no slot has two.
+    """
 
-    def __init__(self, entry: SlotPage, bit: int, offset: int, by_cookie: bool) -> None:
-        self.entry = entry
+    __slots__ = ("bit", "ipa", "page", "request", "waiter")
+
+    def __init__(
+        self, kernel: Kernel, page: SlotPage, bit: int, function: int, offset: int
+    ) -> None:
+        self.page = page
         self.bit = bit
-        self.offset = offset
-        self.ipa = entry.shm.ipa + offset
-        reference = entry.shm.cookie if by_cookie else self.ipa
-        self.high = reference >> 32
-        """High word of what names the message: the page's cookie, or the message's address."""
-        self.low = reference & 0xFFFF_FFFF
+        self.ipa = page.shm.ipa + offset
+        self.waiter = Waiter(kernel)
+        name, place = self.ipa, 0
+        if function == smc.OPTEE_SMC_CALL_WITH_REGD_ARG:
+            name, place = page.shm.cookie, offset
+        self.request = (function, name >> 32, name & 0xFFFF_FFFF, place)
 
 
 class SlotPage:
@@ -123,10 +132,13 @@ class SlotPage:
 
     __slots__ = ("all_free", "free", "shm", "slots")
 
-    def __init__(self, shm: Shm, count: int, slot_size: int, by_cookie: bool) -> None:
+    def __init__(
+        self, kernel: Kernel, shm: Shm, function: int, count: int = 1, slot_size: int = 0
+    ) -> None:
+        """``function``: the SMC that takes its messages; ``slot_size`` in bytes."""
         self.shm = shm
         self.all_free = self.free = (1 << count) - 1
         self.slots = {
-            1 << index: Slot(self, 1 << index, index * slot_size, by_cookie)
+            1 << index: Slot(kernel, self, 1 << index, function, index * slot_size)
             for index in range(count)
         }
