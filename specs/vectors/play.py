@@ -87,9 +87,9 @@ class Play:
         self._step: CallStep | None = None
         self._before: dict[int, bytearray] = {}
         self._probing = False
-        self._target: Target = factory(self._setup, self)
-        self._judge = Judge(scenario, self._target)
-        self._facts = Facts(self._guest_page)
+        self.target: Target = factory(self._setup, self)
+        self._judge = Judge(scenario, self.target)
+        self.facts = Facts(self._guest_page)
 
     # --- running -----------------------------------------------------------------------------
 
@@ -97,9 +97,9 @@ class Play:
         """Play all steps."""
         if self._probe():
             for index, step in enumerate(self._scenario.steps):
-                self._judge.step = self._facts.step = index
+                self._judge.step = self.facts.step = index
                 self._run_step(step, f"steps[{index}]")
-        facts = self._facts.until(self._judge.first_step)
+        facts = self.facts.until(self._judge.first_step)
         return Played(tuple(self._judge.differences), facts)
 
     def _probe(self) -> bool:
@@ -107,7 +107,7 @@ class Play:
         if self._scenario.threads is not None:
             self._probing = True
             try:
-                found = self._guarded("probe", self._target.probe, True)
+                found = self._guarded("probe", self.target.probe, True)
             finally:
                 self._probing = False
             if found is not True:
@@ -121,7 +121,7 @@ class Play:
         self._reads = self._allocations = 0
         self._step = step if isinstance(step, CallStep) else None
         if self._step is not None and self._step.fail_alloc is not None:
-            self._facts.note(Fact.ALLOCATION_FAILED)
+            self.facts.note(Fact.ALLOCATION_FAILED)
         match step:
             case WriteStep(writes):
                 for write in writes:
@@ -134,20 +134,20 @@ class Play:
                 self._trap(step, place)
             case ProbeStep():
                 found = self._with_calls(
-                    step.calls, place, "probe", self._target.probe, step.present
+                    step.calls, place, "probe", self.target.probe, step.present
                 )
                 self._judge.equal(f"{place}.found", step.found, found)
             case CreateStep():
                 ok = self._with_calls(
-                    step.calls, place, "create", self._target.create, step.guest, step.tee
+                    step.calls, place, "create", self.target.create, step.guest, step.tee
                 )
                 self._judge.equal(f"{place}.ok", step.ok, ok)
             case DestroyStep():
                 self._preempt.extend(step.preempt)
                 if any(self._preempt):
-                    self._facts.note(Fact.TEARDOWN_PREEMPTED)
+                    self.facts.note(Fact.TEARDOWN_PREEMPTED)
                 done = self._with_calls(
-                    step.calls, place, "destroy", self._target.destroy, step.guest
+                    step.calls, place, "destroy", self.target.destroy, step.guest
                 )
                 self._judge.equal(f"{place}.done", step.done, done)
         if step.after is not None:
@@ -191,8 +191,8 @@ class Play:
             step.immediate,
             vcpu=len(self._frames),
         )
-        self._facts.trapped(step.guest, step.regs)
-        outcome = self._with_calls(step.calls, place, "smc", self._target.trap, trap)
+        self.facts.trapped(step.guest, step.regs)
+        outcome = self._with_calls(step.calls, place, "smc", self.target.trap, trap)
         self._late_race(step)
         if not isinstance(outcome, Outcome):
             return
@@ -236,8 +236,8 @@ class Play:
                     place + ".writes", f"{symbol.text} to be known", "no such page yet"
                 )
             else:
-                self._facts.written_by_tee(offset, data, self._target.read(page, PAGE_SIZE))
-                self._target.write(page + offset, data)
+                self.facts.written_by_tee(offset, data, self.target.read(page, PAGE_SIZE))
+                self.target.write(page + offset, data)
                 self._also_before(page + offset, data)
         self._judge.names.used(call.symbols())
         for write in call.guest_writes:
@@ -249,7 +249,7 @@ class Play:
                 self._trap(event, f"{place}.meanwhile[{index}].smc")
         reply = [self._reply_word(word, place) for word in call.reply]
         self._judge.note_rpc(regs, reply)
-        self._facts.answered(regs, reply)
+        self.facts.answered(regs, reply)
         return reply[0], reply[1], reply[2], reply[3]
 
     def should_preempt(self) -> bool:
@@ -283,7 +283,7 @@ class Play:
     def guest_memory_write(self, pa: int) -> None:
         """Keep what stood in the page before the mediator's first write of this step."""
         if pa not in self._before:
-            self._before[pa] = bytearray(self._target.read(pa, PAGE_SIZE))
+            self._before[pa] = bytearray(self.target.read(pa, PAGE_SIZE))
 
     # --- what the script does ----------------------------------------------------------------
 
@@ -301,13 +301,13 @@ class Play:
 
     def _remap(self, step: RemapStep, place: str) -> None:
         self._guarded(
-            f"{place} remap", self._target.remap, step.guest, step.ipa, step.pages, step.kind
+            f"{place} remap", self.target.remap, step.guest, step.ipa, step.pages, step.kind
         )
 
     def _guest_page(self, guest: int, ipa: int) -> bytes | None:
         """The page at ``ipa`` of the guest's map, whatever stage 2 says now."""
         page = self._physical.translate(guest, ipa & ~_OFFSET)
-        return None if page is None else self._target.read(page, PAGE_SIZE)
+        return None if page is None else self.target.read(page, PAGE_SIZE)
 
     def _guest_write(self, write: GuestWrite) -> None:
         address, data = write.ipa, write.data
@@ -315,7 +315,7 @@ class Play:
             pa = self._physical.translate(write.guest, address)
             part = data[: PAGE_SIZE - (address & _OFFSET)]
             if pa is not None:
-                self._target.write(pa, part)
+                self.target.write(pa, part)
                 self._also_before(pa, part)
             address += len(part)
             data = data[len(part) :]
