@@ -19,7 +19,7 @@ from smccc.registers import low32, pair
 from specs.replay import names, rules
 from specs.replay.chain import Step
 from specs.replay.compare import Parameter, temporary
-from specs.replay.judge import Judge
+from specs.replay.judge import RPC_PARAMS, Judge
 from specs.replay.machine import Machine
 from specs.replay.scripted import ScriptedSecureWorld
 from specs.replay.survey import Survey
@@ -31,9 +31,6 @@ NEVER_OFFERED: Final = (
     smc.OPTEE_SMC_VM_DESTROYED,
     smc.OPTEE_SMC_GET_PROTMEM_CONFIG,
 )
-
-RPC_PARAMS: Final = 4
-"""Parameters of an RPC argument behind a message (what OP-TEE announces)."""
 
 
 class Allowance:
@@ -133,7 +130,11 @@ class Allowance:
             return False
         if names.command(request.rpc_arg) != optee_rpc.OPTEE_RPC_CMD_SHM_ALLOC:
             return False
-        return any(self._refusable(step, param) for param in temporary(content.data))
+        whys = [(self._refusable(step, param), param.c) for param in temporary(content.data)]
+        for why, cookie in whys:
+            if why == rules.LIVE_REFERENCE:
+                self._judge.tainted.add((step.client, cookie))
+        return any(why for why, _ in whys)
 
     def _refusable(self, step: Step, param: Parameter) -> str:
         """The rule by which a mediator refuses a temporary buffer, empty if it must take it."""

@@ -75,17 +75,18 @@ class Entry:
 
     ``forwarded``: the registers that reached the secure world, None if the mediator answered by
     itself. ``found`` and ``rules``: differences of the call, and rules that explain them.
-    ``passed``: False for a hypervisor's own call, which no mediator sees.
+    ``work``: None for a hypervisor's own call, which no mediator sees. ``diverted``: the rule by which
+    the mediator keeps a recorded request from the guest.
     """
 
     step: Step
-    work: Work
+    work: Work | None
     forwarded: tuple[int, ...] | None = None
     finished: bool = False
     result: object = None
     found: list[Difference] = attrs.Factory(list)
     rules: list[str] = attrs.Factory(list)
-    passed: bool = True
+    diverted: str = ""
 
     @property
     def regs(self) -> tuple[int, ...]:
@@ -129,6 +130,7 @@ class Driver:
 
     def drive(self, entry: Entry, value: Answer | None) -> SmcRequest | None:
         """Run an entry until its next smc, or to its end (None). An exception is a difference."""
+        assert entry.work is not None
         try:
             request = entry.work.send(value)
         except StopIteration as stop:

@@ -36,9 +36,13 @@ from specs.replay.machine import Machine
 from specs.replay.normal_world import NormalWorld
 from specs.replay.records import Content, ListPage
 from specs.replay.scripted import MAX_LIST, Handed, ScriptedSecureWorld, list_words
+from specs.replay.survey import Survey
 
 NONCONTIG: Final = msg.OPTEE_MSG_ATTR_NONCONTIG
 _ALWAYS: Final = 0
+
+RPC_PARAMS: Final = 4
+"""Parameters of an RPC argument behind a message (what OP-TEE announces)."""
 
 RESULT_REGISTERS: Final = {
     smc.OPTEE_SMC_CALLS_COUNT: (1, False),
@@ -73,10 +77,12 @@ class Sight:
 
 
 class Judge:
-    """Compares. ``tainted``: (client, cookie) pairs that mean two things since a rule applied."""
+    """Compares. ``tainted``: (client, cookie) pairs that mean two things since a rule applied;
+    ``dropped``: RPC message buffers that OP-TEE took and the mediator, by a rule, did not."""
 
     def __init__(
         self,
+        facts: Survey,
         machine: Machine,
         normal: NormalWorld,
         scripted: ScriptedSecureWorld,
@@ -86,7 +92,9 @@ class Judge:
         self._normal = normal
         self._scripted = scripted
         self._settings = settings
+        self._facts = facts
         self.tainted: set[tuple[int, int]] = set()
+        self.dropped: set[tuple[int, int]] = set()
 
     # --- forwarded ----------------------------------------------------------------------------------
 
@@ -136,24 +144,52 @@ class Judge:
         if function == smc.OPTEE_SMC_RPC_FUNC_ALLOC:
             for number in (4, 5):
                 sight.items.append(register_item(number, step.call.regs[number], regs[number]))
-            given = pair(step.call.regs[1], step.call.regs[2]) != 0
-            address = pair(regs[1], regs[2])
-            usable = address != 0 and self._machine.bus.check(step.client, address, PAGE_SIZE)
-            sight.items.append(
-                Item("RPC message page", bytes([given]), bytes([usable or (address != 0 and 2)]))
-            )
+            self._rpc_buffer(step, regs, sight)
         elif function == smc.OPTEE_SMC_RPC_FUNC_CMD and content is not None:
             handed = self._scripted.handed(step.flight)
             if handed is None or handed.rpc_message is None:
                 sight.items.append(Item("rpc_arg", content.data, None))
                 return
             at = handed.rpc_message
+            room = RPC_PARAMS if step.flight.with_rpc_arg else wire.MAX_PARAMS
             try:
+                if content.num_params > room:
+                    self._crowded(step, at, sight)
+                    return
                 data = self._machine.bus.read(step.client, at, len(content.data))
                 self._compare(step, content, at, data, Field.RPC_ARG, sight)
                 self._buffers(step, handed, content, sight)
             except BusError as error:
                 sight.items.append(Item(f"rpc_arg at {error.address:#x}", content.data, None))
+
+    def _rpc_buffer(self, step: Step, regs: tuple[int, ...], sight: Sight) -> None:
+        """The answer to RPC ALLOC: a page of the mediator instead of the guest's, or none for none."""
+        given = pair(step.call.regs[1], step.call.regs[2])
+        cookie = pair(step.call.regs[4], step.call.regs[5])
+        expected = given != 0
+        if given & PAGE_MASK and self._facts.in_reserved(given):
+            sight.rules.append(rules.RESERVED)
+            self.dropped.add((step.client, cookie))
+            expected = False
+        elif given and (
+            given & PAGE_MASK
+            or self._machine.to_pa(step.client, given) is None
+            or self._scripted.knows_rpc_buffer(step.client, cookie)
+        ):
+            sight.rules.append(rules.RPC_BUFFER)
+            expected = False
+        address = pair(regs[1], regs[2])
+        usable = address != 0 and self._machine.bus.check(step.client, address, PAGE_SIZE)
+        observed = 1 if usable else 2 * (address != 0)
+        sight.items.append(Item("RPC message page", bytes([expected]), bytes([observed])))
+
+    def _crowded(self, step: Step, at: int, sight: Sight) -> None:
+        """An answer that does not fit the RPC argument: OP-TEE is told of an error instead."""
+        error = tee.TEE_ERROR_GENERIC.to_bytes(4, "little")
+        sight.items.append(
+            Item("rpc_arg.ret", error, self._machine.bus.read(step.client, at + 20, 4))
+        )
+        sight.rules.append(rules.CROWDED)
 
     def _compare(
         self, step: Step, content: Content, at: int, data: bytes, field: Field, sight: Sight
@@ -295,7 +331,7 @@ class Judge:
                 continue
             address = self._scripted.buffer_address(handed, content, buffer)
             if address is None:
-                sight.blind.append("buffers that were registered before the trace begins")
+                sight.blind.append("buffers whose registration the recorded OP-TEE was not told")
                 continue
             sight.items.append(
                 Item(

@@ -76,14 +76,9 @@ class Machine:
         return sum([self.host.pinned(guest) for guest in self.host.guests()])
 
     @property
-    def ram_start(self) -> int:
-        """First IPA of the guests' RAM, and the pages from there on."""
-        return self._facts.ram[0][0]
-
-    @property
-    def ram_pages(self) -> int:
-        """Pages of the first RAM range."""
-        return self._facts.ram[0][1] >> PAGE_SHIFT
+    def ram(self) -> tuple[int, int]:
+        """First IPA and bytes of the guests' first RAM range."""
+        return self._facts.ram[0]
 
     def to_pa(self, client: int, ipa: int) -> int | None:
         """Physical address behind an IPA, None if it is not the guest's RAM."""

@@ -20,7 +20,7 @@ from mediator.optee.mediator import OpteeMediator
 from mediator.optee.settings import MediatorSettings
 from secure_world.bus import BusError
 from smccc.constants import optee_smc as smc
-from smccc.registers import low32
+from smccc.registers import low32, pair
 from specs.replay import names, rules
 from specs.replay.allowed import Allowance
 from specs.replay.chain import Enter, Flight, Happening, Leave, Step, follow
@@ -69,7 +69,7 @@ class MediatorReplay:
         self.machine = Machine(self.facts)
         self.normal = NormalWorld(self.machine)
         self.scripted = ScriptedSecureWorld(self.machine.bus)
-        self.judge = Judge(self.machine, self.normal, self.scripted, self.settings)
+        self.judge = Judge(self.facts, self.machine, self.normal, self.scripted, self.settings)
         self.allowed = Allowance(self.facts, self.settings, self.machine, self.scripted, self.judge)
         self.tally = Tally()
         self._findings: list[str] = []
@@ -80,6 +80,8 @@ class MediatorReplay:
         self._progress = progress
         self._entries: dict[int, Entry] = {}
         self._live: set[int] = set()
+        self._more: dict[int, int] = {}
+        """Client to the instances that the recorded OP-TEE has of it beyond the first."""
         self._dying: dict[int, None] = {}
         self._lost: dict[Flight, tuple[list[Difference], list[str]]] = {}
         self._by_mediator = 0
@@ -132,7 +134,7 @@ class MediatorReplay:
             # The trace ends inside this call: whatever it is answered is compared with nothing.
             self._unanswered += 1
             self._judge_call(entry)
-            if not entry.finished and entry.passed:
+            if not entry.finished and entry.work is not None:
                 self._driver.drive(entry, NO_ANSWER)
         self._entries.clear()
         before = self.machine.pinned()
@@ -214,11 +216,16 @@ class MediatorReplay:
             if not self.machine.has_guest(client):
                 self.machine.add_guest(client)
             entry = Entry(step, self.mediator.guest_created(self._sys, client - 1))
-        elif destroy and client in self._live:
+        elif destroy and client in self._live and not self._more.get(client):
             entry = Entry(step, self.mediator.guest_destroyed(self._sys, client - 1))
         else:
+            if client in self._live and step.answer is not None:
+                # OP-TEE accepts a second instance of a client; it takes as many ends.
+                accepted = low32(step.answer.regs[0]) == smc.OPTEE_SMC_RETURN_OK
+                change = (create - destroy) * accepted
+                self._more[client] = self._more.get(client, 0) + change
             rule = rules.LIFE_CYCLE if create or destroy else rules.HYPERVISOR_CALL
-            return Entry(step, _nothing(), passed=False, rules=[rule])
+            return Entry(step, None, rules=[rule])
         request = self._driver.drive(entry, None)
         entry.forwarded = None if request is None else request.regs
         if request is None and destroy:
@@ -268,7 +275,7 @@ class MediatorReplay:
         entry = self._entries.pop(step.call.cpu)
         answer = step.answer
         assert answer is not None
-        if not entry.passed:
+        if entry.work is None:
             self._judge_call(entry)
             self.tally.judge(answer, step.name, [], entry.rules)
             return
@@ -312,6 +319,7 @@ class MediatorReplay:
                 value = self._final_answer(entry)
             rounds += 1
             if rounds > MAX_EXTRA_CALLS:
+                assert entry.work is not None
                 entry.work.close()
                 entry.finished = True
                 return
@@ -341,7 +349,11 @@ class MediatorReplay:
         assert step.answer is not None
         content = step.answer.rpc_arg
         if content is not None and temporary(content.data):
-            entry.rules.append(rules.ADDRESS_IN_REQUEST)
+            entry.diverted = rules.ADDRESS_IN_REQUEST
+        elif (step.client, pair(*step.answer.regs[1:3])) in self.judge.dropped:
+            entry.diverted = rules.RESERVED
+        if entry.diverted:
+            entry.rules.append(entry.diverted)
             return
         entry.found.append(
             Difference(
@@ -370,8 +382,8 @@ class MediatorReplay:
         step = entry.step
         answer = step.answer
         assert answer is not None
-        if rules.ADDRESS_IN_REQUEST in entry.rules:
-            return [], [rules.ADDRESS_IN_REQUEST]
+        if entry.diverted:
+            return [], [entry.diverted]
         sight = self.judge.answered(step, entry.regs)
         self._note(sight)
         if sight.equal:
@@ -461,10 +473,6 @@ class MediatorReplay:
             if self._driver.complete(self.mediator.guest_destroyed(self._sys, client - 1)):
                 del self._dying[client]
                 self._live.discard(client)
-
-
-async def _nothing() -> None:
-    """An entry that is not the mediator's."""
 
 
 def replay_as_mediator(

@@ -8,7 +8,8 @@ not say what lies in memory (a page list in an invoke), it makes up something th
 from __future__ import annotations
 
 import struct
-from typing import Final
+from functools import partial
+from typing import Final, Protocol
 
 import attrs
 
@@ -17,14 +18,12 @@ from smccc.constants import optee_msg as msg
 from smccc.registers import low32, pair
 from specs.replay import names
 from specs.replay.chain import Flight, Step
-from specs.replay.compare import Parameter, parameters, temporary
-from specs.replay.machine import Machine
-from specs.replay.records import MESSAGE_OWNER, Call, Content, ListPage, Return
+from specs.replay.compare import parameters
+from specs.replay.invention import invented_lists
+from specs.replay.records import Content, ListPage, Return
 
 PAGE: Final = 4096
 LINK_OFFSET: Final = page_list.LINK_OFFSET
-MAX_INVENTED_ENTRIES: Final = 1 << 18
-"""Entries of a list that is made up: 1 GiB of buffer; a larger one is refused by everybody."""
 
 
 @attrs.frozen
@@ -62,11 +61,26 @@ class GuestBuffer:
     offset: int
 
 
+class GuestMemory(Protocol):
+    """Memory as a normal world sees it; ``client`` names the guest."""
+
+    @property
+    def ram(self) -> tuple[int, int]:
+        """First address and bytes of its first RAM range."""
+
+    def load(self, client: int, ipa: int, length: int, /) -> bytes | None:
+        """Bytes, None if part of them is not RAM."""
+
+    def store(self, client: int, ipa: int, data: bytes, /) -> bool:
+        """Write; False, and nothing written, if part of it is not RAM."""
+
+
 class NormalWorld:
     """All guests of the trace, as far as their drivers' memory goes."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: GuestMemory) -> None:
         self._machine = machine
+        self._ram = machine.ram
         self._buffers: dict[tuple[int, int], GuestBuffer] = {}
         self._places: dict[int, Place] = {}
         """Flight number to the place of its message."""
@@ -84,7 +98,9 @@ class NormalWorld:
                 self._places[step.flight.number] = place
                 if call.msg is not None:
                     self.store(place, 0, call.msg.data)
-                    self._invent_lists(client, call)
+                    invented = invented_lists(call, partial(self._machine.load, client), self._ram)
+                    for address, data in list(invented):
+                        self._machine.store(client, address, data)
         elif step.flight is not None and call.rpc_arg is not None:
             self.store(self.rpc_place(step.flight, call.rpc_arg), 0, call.rpc_arg.data)
         for buffer in call.buffers:
@@ -114,44 +130,6 @@ class NormalWorld:
             data = struct.pack(f"<{len(page.entries)}Q", *page.entries)
             self._machine.store(client, page.pa, data)
             self._machine.store(client, page.pa + LINK_OFFSET, struct.pack("<Q", page.next))
-
-    def _invent_lists(self, client: int, call: Call) -> None:
-        """Lists of temporary buffers outside a registration are not in the trace."""
-        assert call.msg is not None
-        if names.command(call.msg) == msg.OPTEE_MSG_CMD_REGISTER_SHM:
-            return
-        for param in temporary(call.msg.data):
-            if not param.attr & msg.OPTEE_MSG_ATTR_NONCONTIG:
-                continue
-            first: int | None = None
-            shown = b""
-            for buffer in call.buffers:
-                if buffer.owner == MESSAGE_OWNER and buffer.param == param.number:
-                    first, shown = buffer.pa & -PAGE, buffer.data
-            if first is not None and first == param.a & -PAGE:
-                # The tracer took the list page for the buffer: then these bytes are the entries.
-                entries = struct.unpack(f"<{len(shown) // 8}Q", shown[: len(shown) & -8])
-                self._invent_list(client, param, entries)
-            elif first is not None:
-                self._invent_list(client, param, (first,))
-            elif not any(self._machine.load(client, param.a & -PAGE, 8) or b"\1"):
-                self._invent_list(client, param, ())
-
-    def _invent_list(self, client: int, param: Parameter, known: tuple[int, ...]) -> None:
-        count = page_list.entry_count(param.a % PAGE, param.b)
-        if not 0 < count <= MAX_INVENTED_ENTRIES:
-            return
-        start, pages = self._machine.ram_start, self._machine.ram_pages
-        known = known[:count]
-        spare = (start + PAGE * (i % pages) for i in range(count))
-        entries = known + tuple([next(spare) for _ in range(count - len(known))])
-        at = param.a & -PAGE
-        for done in range(0, count, page_list.ENTRIES):
-            words = entries[done : done + page_list.ENTRIES]
-            self._machine.store(client, at, struct.pack(f"<{len(words)}Q", *words))
-            more = done + page_list.ENTRIES < count
-            self._machine.store(client, at + LINK_OFFSET, struct.pack("<Q", (at + PAGE) * more))
-            at += PAGE
 
     # --- after a return --------------------------------------------------------------------------
 

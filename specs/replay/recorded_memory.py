@@ -46,6 +46,11 @@ class RecordedMemory:
             done += part
         return True
 
+    @property
+    def ram(self) -> tuple[int, int]:
+        """First address and bytes of the first RAM range."""
+        return self._ranges[0]
+
     # --- the bus --------------------------------------------------------------------------------
 
     def read(self, client: int, pa: int, n: int) -> bytes:
@@ -68,6 +73,26 @@ class RecordedMemory:
     def check_pages(self, client: int, pages: bytes) -> bool:
         """The same for whole pages."""
         return all(self.check(client, page, PAGE) for (page,) in struct.iter_unpack("<Q", pages))
+
+
+class FlatMemory:
+    """Recorded memory as :class:`specs.replay.normal_world.GuestMemory`: nobody translates."""
+
+    def __init__(self, memory: RecordedMemory) -> None:
+        self._memory = memory
+
+    @property
+    def ram(self) -> tuple[int, int]:
+        """First address and bytes of the first RAM range."""
+        return self._memory.ram
+
+    def load(self, client: int, ipa: int, length: int, /) -> bytes | None:
+        """Bytes, None if part of them is not RAM."""
+        return self._memory.load(ipa, length)
+
+    def store(self, client: int, ipa: int, data: bytes, /) -> bool:
+        """Write; False, and nothing written, if part of it is not RAM."""
+        return self._memory.store(ipa, data)
 
 
 def _pieces(pa: int, length: int) -> list[tuple[int, int, int]]:

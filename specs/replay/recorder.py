@@ -66,6 +66,8 @@ class _Flight:
     client: int
     function: int
     msg_pa: int | None = None
+    carrier: _Buffer | None = None
+    position: int = 0
     rpc_pa: int | None = None
     pages: tuple[ListPage, ...] | None = None
     request: Content | None = None
@@ -105,9 +107,9 @@ class Recorder:
         content: Content | None = None
         owner = MESSAGE_OWNER
         if function in names.CALLS_WITH_MESSAGE:
-            flight = _Flight(client, function, self._message_address(client, regs))
-            if flight.msg_pa is not None:
-                content = self._content(flight.msg_pa)
+            flight = _Flight(client, function)
+            self._find_message(flight, regs)
+            content = self._message(flight)
         elif function == names.RETURN_FROM_RPC:
             flight = self._suspended.get((client, low32(regs[3])))
             if flight is not None:
@@ -139,11 +141,27 @@ class Recorder:
             return f"{name} RPC_CMD {names.rpc_name(smc.OPTEE_SMC_RETURN_RPC_CMD, flight.request)}"
         return name
 
-    def _message_address(self, client: int, regs: tuple[int, ...]) -> int | None:
-        if low32(regs[0]) != names.CALL_WITH_REGD_ARG:
-            return pair(regs[1], regs[2])
-        known = self._buffers.get((client, pair(regs[1], regs[2])))
-        return known[-1].address(low32(regs[3])) if known else None
+    def _find_message(self, flight: _Flight, regs: tuple[int, ...]) -> None:
+        if flight.function != names.CALL_WITH_REGD_ARG:
+            flight.msg_pa = pair(regs[1], regs[2])
+            return
+        known = self._buffers.get((flight.client, pair(regs[1], regs[2])))
+        if known:
+            flight.carrier, flight.position = known[-1], low32(regs[3])
+            flight.msg_pa = known[-1].address(flight.position)
+
+    def _message(self, flight: _Flight) -> Content | None:
+        """The message, which may go on in the next page of its registered buffer."""
+        if flight.msg_pa is None:
+            return None
+        carrier = flight.carrier
+        room = PAGE - flight.msg_pa % PAGE
+        content = self._content(flight.msg_pa)
+        if carrier is None or content is None or len(content.data) <= room:
+            return content
+        following = carrier.address(flight.position + room)
+        rest = None if following is None else self._read(following, len(content.data) - room)
+        return None if rest is None else Content(content.pa, content.data[:room] + rest)
 
     def _content(self, pa: int) -> Content | None:
         header = self._read(pa, wire.HEADER_SIZE)
@@ -255,7 +273,7 @@ class Recorder:
             content, owner = self._requested(flight, regs), RPC_OWNER
         elif flight is not None:
             if call.msg is not None or low32(call.regs[0]) == names.RETURN_FROM_RPC:
-                content = None if flight.msg_pa is None else self._content(flight.msg_pa)
+                content = self._message(flight)
             self._book(flight, status, content)
         elif status == smc.OPTEE_SMC_RETURN_OK:
             self._life_cycle(call)
@@ -293,11 +311,13 @@ class Recorder:
         if flight.function == names.CALL_WITH_ARG:
             cookie = pair(regs[1], regs[2])
             flight.rpc_pa = self._rpc_buffers.get((flight.client, cookie))
-        elif flight.rpc_pa is None and flight.msg_pa is not None:
-            header = self._read(flight.msg_pa, wire.HEADER_SIZE)
-            if header is not None:
-                count = int.from_bytes(header[28:32], "little")
-                flight.rpc_pa = flight.msg_pa + wire.message_size(count)
+        elif flight.rpc_pa is None:
+            message = self._message(flight)
+            if message is not None:
+                behind = wire.message_size(message.num_params)
+                flight.rpc_pa = message.pa + behind
+                if flight.carrier is not None:
+                    flight.rpc_pa = flight.carrier.address(flight.position + behind)
         if flight.rpc_pa is None:
             return None
         content = flight.request = self._content(flight.rpc_pa)

@@ -36,6 +36,8 @@ CONTIGUOUS: Final = "contiguous-as-list"
 PAGE_NUMBERS: Final = "page-numbers"
 UNTRANSLATABLE: Final = "untranslatable-allocation"
 ZEROED: Final = "address-in-answer-zeroed"
+RPC_BUFFER: Final = "rpc-buffer-refused"
+CROWDED: Final = "crowded-answer"
 ADDRESS_IN_REQUEST: Final = "address-in-request"
 RESERVED: Final = "reserved-memory"
 UNKNOWN_CLIENT: Final = "unknown-client"
@@ -105,6 +107,18 @@ _ALL: Final = (
         ZEROED,
         "A nonzero temporary-memory address in an RPC answer other than that of SHM_ALLOC is zeroed.",
         _FORWARDING,
+    ),
+    Rule(
+        RPC_BUFFER,
+        "An RPC message buffer that is not a page of the guest's RAM, or whose cookie is in use, is "
+        "a failed allocation (address 0) to OP-TEE.",
+        _REFERENCE,
+    ),
+    Rule(
+        CROWDED,
+        "An RPC answer with more parameters than its argument has room for is a generic error to "
+        "OP-TEE.",
+        _REFERENCE,
     ),
     Rule(
         ADDRESS_IN_REQUEST,

@@ -153,6 +153,10 @@ class ScriptedSecureWorld:
         """Whether memory is registered or allocated under a cookie, as far as it was forwarded."""
         return (client, cookie) in self._shared
 
+    def knows_rpc_buffer(self, client: int, cookie: int) -> bool:
+        """Whether an RPC message buffer is known under a cookie."""
+        return (client, cookie) in self._rpc_messages
+
     def buffer_address(self, handed: Handed, content: Content, buffer: BufferContent) -> int | None:
         """Physical address of the first byte of a recorded memory parameter.
 

@@ -31,12 +31,12 @@ from specs.replay.compare import (
 from specs.replay.conductor import Answer, Conductor
 from specs.replay.expectation import Kind, plans_of
 from specs.replay.judge import RESULT_REGISTERS
+from specs.replay.normal_world import NormalWorld, Place
 from specs.replay.reader import Trace
-from specs.replay.recorded_memory import RecordedMemory
+from specs.replay.recorded_memory import FlatMemory, RecordedMemory
 from specs.replay.records import (
     MESSAGE_OWNER,
     BufferContent,
-    Call,
     Content,
     Marker,
     Return,
@@ -44,7 +44,7 @@ from specs.replay.records import (
 )
 from specs.replay.result import SecureClass, SecureResult
 from specs.replay.standin import stand_in
-from specs.replay.survey import survey
+from specs.replay.survey import HYPERVISOR, survey
 
 ANSWERED: Final = "answer"
 
@@ -70,7 +70,6 @@ FS_LAYOUTS: Final = {
 them; a test holds the two against each other."""
 
 _INOUT: Final = (msg.OPTEE_MSG_ATTR_TYPE_RMEM_INOUT, msg.OPTEE_MSG_ATTR_TYPE_TMEM_INOUT)
-LINK_OFFSET: Final = 4088
 
 
 SecurePlant = Callable[["SecureReplay", Step, Answer], None]
@@ -98,6 +97,7 @@ class SecureReplay:
         self._plant = plant
         self.facts = survey(trace)
         self.memory = RecordedMemory(self.facts)
+        self.normal = NormalWorld(FlatMemory(self.memory))
         registry = default_registry()
         self._happenings = follow(trace, self.facts)
         ours = {application.uuid for application in registry.applications()}
@@ -161,7 +161,7 @@ class SecureReplay:
     # --- entering -----------------------------------------------------------------------------------
 
     def _enter(self, step: Step, alone: bool) -> None:
-        self._set_memory(step.call)
+        self.normal.enter(step)
         if step.flight is not None:
             self._conductor.enter(step, self._plans[step.flight], alone)
         elif step.function >> 31:
@@ -200,17 +200,30 @@ class SecureReplay:
                     self.world.notify(client, low32(other.regs[1]))
                     return
 
-    def _set_memory(self, event: Call | Return) -> None:
-        """Memory as it was recorded at this event."""
-        for content in (event.msg, event.rpc_arg):
-            if content is not None:
-                self.memory.store(content.pa, content.data)
-        for page in event.page_list or ():
-            words = b"".join([entry.to_bytes(8, "little") for entry in page.entries])
-            self.memory.store(page.pa, words)
-            self.memory.store(page.pa + LINK_OFFSET, page.next.to_bytes(8, "little"))
-        for buffer in event.buffers:
+    def _settle(self, step: Step, answer: Return) -> None:
+        """Memory as it was recorded at this return, whatever our secure world made of it."""
+        flight = step.flight
+        if flight is not None:
+            for place, content in self._places(step, answer):
+                self.normal.store(place, 0, content.data)
+        for buffer in answer.buffers:
             self.memory.store(buffer.pa, buffer.data)
+        self.normal.leave(step, answer)
+        destroyed = step.function == smc.OPTEE_SMC_VM_DESTROYED and step.client == HYPERVISOR
+        if destroyed and low32(answer.regs[0]) == smc.OPTEE_SMC_RETURN_OK:
+            self.normal.forget(low32(step.call.regs[1]) & 0xFFFF)
+
+    def _places(self, step: Step, answer: Return) -> list[tuple[Place, Content]]:
+        """The messages of an answer, and where the normal world keeps them."""
+        flight = step.flight
+        assert flight is not None
+        found: list[tuple[Place, Content]] = []
+        place = self.normal.place(flight)
+        if answer.msg is not None and place is not None:
+            found.append((place, answer.msg))
+        if answer.rpc_arg is not None:
+            found.append((self.normal.rpc_place(flight, answer.rpc_arg), answer.rpc_arg))
+        return found
 
     # --- leaving ------------------------------------------------------------------------------------
 
@@ -225,7 +238,7 @@ class SecureReplay:
             plan = self._plans[step.flight]
             apart = plan.ends[plan.steps.index(step)].apart
             self._count(step, self._conductor.leave(step), apart)
-        self._set_memory(answer)
+        self._settle(step, answer)
 
     def items(self, step: Step, found: Answer | None) -> list[Item]:
         """What is compared of an answer: a question about memory as it is now."""
@@ -274,9 +287,10 @@ class SecureReplay:
         items += [register_item(n, answer.regs[n], found[n]) for n in wanted]
         if not contents:
             return items
-        for content, field in ((answer.msg, Field.MSG), (answer.rpc_arg, Field.RPC_ARG)):
-            if content is not None:
-                items.append(self._content(content, field))
+        if step.flight is not None:
+            for place, content in self._places(step, answer):
+                field = Field.MSG if content is answer.msg else Field.RPC_ARG
+                items.append(self._content(place, content, field))
         for number, buffer in enumerate(answer.buffers):
             if not _written(answer, buffer):
                 continue
@@ -294,9 +308,13 @@ class SecureReplay:
             )
         return items
 
-    def _content(self, content: Content, field: Field) -> Item:
-        data = self.memory.load(content.pa, len(content.data))
-        return Item(field.value, content.data, data, Space.BUS, content.pa, field, 0)
+    def _content(self, place: Place, content: Content, field: Field) -> Item:
+        data = self.normal.load(place, 0, len(content.data))
+        pieces = place.pieces(0, len(content.data))
+        # A message that crosses pages lies in two places: those are compared, but not planted in.
+        whole = len(pieces) == 1 or not place.pages
+        space = Space.BUS if whole else Space.NOWHERE
+        return Item(field.value, content.data, data, space, content.pa, field, 0)
 
     def _count(self, step: Step, found: Answer | None, apart: str) -> None:
         answer = step.answer
