@@ -12,7 +12,7 @@ Client 0 is the hypervisor's own identity: no guest's pages, but those of the se
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from mediator.hypervisor.frames import (
 )
 from mediator.hypervisor.memory import BANK_MASK, BANK_SHIFT, PhysicalMemory
 from mediator.hypervisor.pages import SMALL_LIST, numbers
-from secure_world.bus import BusError
+from secure_world.bus import Bus, BusError
 
 _NO_OWNER: Final = -1
 
@@ -105,10 +105,15 @@ class SecureBus:
     def check_pages(self, client: int, pages: bytes) -> bool:
         """The same for whole pages, given as little-endian u64 page addresses."""
         if len(pages) < 8 * SMALL_LIST:
-            return all(
-                self.check(client, int.from_bytes(pages[at : at + 8], "little"), PAGE_SIZE)
-                for at in range(0, len(pages), 8)
-            )
+            for at in range(0, len(pages), 8):
+                pa = int.from_bytes(pages[at : at + 8], "little")
+                reason = (
+                    "not a page" if pa & PAGE_MASK else self._objection(client, pa >> PAGE_SHIFT)
+                )
+                if reason:
+                    self._refuse(client, pa, PAGE_SIZE, reason)
+                    return False
+            return True
         memory = self._memory
         pfns = numbers(pages)
         if int(pfns.min()) >= memory.first and int(pfns.max()) < memory.end:
@@ -169,3 +174,9 @@ class SecureBus:
     def _refuse(self, client: int, pa: int, n: int, reason: str) -> None:
         if self._sink is not None:
             self._sink(BusRefusal(client, pa, n, reason))
+
+
+if TYPE_CHECKING:
+
+    def _is_a_bus(bus: SecureBus) -> Bus:
+        return bus

@@ -55,6 +55,9 @@ MAX_GUESTS: Final = (1 << 17) - FIRST_GUEST
 PINNABLE: Final = OWNER_MASK | ZOMBIE | GUARD | MAX_PINS
 """Bits that must equal ``owner << OWNER_SHIFT`` in a page that is about to be pinned."""
 
+_SHOWABLE: Final = OUTSIDER << OWNER_SHIFT
+"""Owners below are those whose pages no guest may know of."""
+
 BLOCK_SHIFT: Final = 9
 BLOCK: Final = 1 << BLOCK_SHIFT
 """Frames that are written into the table together: 512 words are one page of the machine below."""
@@ -211,7 +214,8 @@ class FrameTable:
     def release(self, owner: int, pfn: int, pages: int = 1, step: int = 1) -> int:
         """Take frames ``pfn, pfn + step, …`` from ``owner``, which must own all of them.
 
-        Referenced ones become zombies; returns how many. The others are scrubbed and free.
+        Referenced ones become zombies; returns how many. The others are scrubbed and free. With
+        any other step than 1 the frames go one by one.
         """
         return sum(
             self._release_run(owner, start, end) for start, end in _strided(pfn, pages, step)
@@ -236,12 +240,18 @@ class FrameTable:
 
     # -- references ---------------------------------------------------------------------------
 
+    def mappable(self, pfn: int) -> bool:
+        """Whether a guest may be shown the frame: free, or owned by a guest or an outsider."""
+        word = self.word(pfn)
+        if not word:
+            return self.first <= pfn < self.end
+        return not word & ZOMBIE and word & MAPPING_MASK != MAPPING_MASK and word >= _SHOWABLE
+
     def add_mapping(self, pfn: int) -> None:
         """One more foreign or grant mapping of a frame that somebody owns."""
-        word = self.word(pfn)
-        if not word or word & ZOMBIE or word & MAPPING_MASK == MAPPING_MASK:
+        if not self.word(pfn) or not self.mappable(pfn):
             raise InvariantError("add_mapping", f"frame {pfn:#x} cannot be mapped once more")
-        self.words[pfn] = word + MAPPING
+        self.words[pfn] += MAPPING
 
     def drop_mapping(self, pfn: int) -> None:
         """One mapping less; the last reference of a zombie frees it."""

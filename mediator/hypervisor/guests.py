@@ -117,6 +117,7 @@ class GuestMemory:
         id stays blocked, until :meth:`release_quarantine`.
         """
         record = self._record("remove_guest", guest)
+        quarantine = quarantine or record.quarantined
         for run in record.stage2.mappings():
             if run.kind < OWN_RO:
                 self._drop_mappings(record, run)
@@ -254,8 +255,8 @@ class GuestMemory:
             pfns = range(
                 pa >> PAGE_SHIFT, (pa + pages * pa_step) >> PAGE_SHIFT, pa_step >> PAGE_SHIFT
             )
-            if any(memory.owner(pfn) == record.owner for pfn in pfns):
-                raise InvariantError("map_other", f"a frame from {pa:#x} on is the guest's own")
+            if not all(memory.mappable(pfn) and memory.owner(pfn) != record.owner for pfn in pfns):
+                raise InvariantError("map_other", f"a frame from {pa:#x} on cannot be mapped here")
             for pfn in pfns:
                 if not memory.word(pfn):
                     memory.claim(OUTSIDER, pfn)

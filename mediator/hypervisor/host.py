@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from mediator.host import PAGE_LIST_ENTRIES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Shadow
+from mediator.host import PAGE_LIST_ENTRIES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Host, Shadow
 from mediator.hypervisor import events
 from mediator.hypervisor.errors import InvariantError
 from mediator.hypervisor.frames import (
@@ -48,11 +48,13 @@ CALLS: Final = (
     "write_pinned",
     "alloc_shadow",
     "free_shadow",
+    "map_shadow",
     "smc",
     "should_preempt",
     "inject_virq",
     "now",
     "set_timer",
+    "quarantine",
     "log",
 )
 """Methods of the host boundary; the order is that of :attr:`ReferenceHost.counts`."""
@@ -67,11 +69,13 @@ CALLS: Final = (
     _WRITE_PINNED,
     _ALLOC_SHADOW,
     _FREE_SHADOW,
+    _MAP_SHADOW,
     _SMC,
     _SHOULD_PREEMPT,
     _INJECT_VIRQ,
     _NOW,
     _SET_TIMER,
+    _QUARANTINE,
     _LOG,
 ) = range(len(CALLS))
 
@@ -121,7 +125,12 @@ class FaultPlan:
 
 
 class ReferenceHost(GuestMemory):
-    """Implements :class:`mediator.host.Host`. Every hook is optional and may be set later."""
+    """Implements :class:`mediator.host.Host`. Every hook is optional and may be set later.
+
+    ``secure_smc``: the secure world; ``should_preempt``: the preemption policy; ``inject_virq``:
+    ``(guest, intid)``; ``now`` and ``set_timer``: virtual time in ns; ``quarantine``: ``(guest,
+    answer)``; ``log``: ``(guest, message)``. ``shadow_limit`` caps the pages of the mediator.
+    """
 
     def __init__(
         self,
@@ -132,6 +141,7 @@ class ReferenceHost(GuestMemory):
         inject_virq: Callable[[int, int], None] | None = None,
         now: Callable[[], int] | None = None,
         set_timer: Callable[[int | None], None] | None = None,
+        quarantine: Callable[[int, int], None] | None = None,
         log: Callable[[int, str], None] | None = None,
         shadow_limit: int | None = None,
         refuse_pinned_changes: bool = False,
@@ -143,6 +153,7 @@ class ReferenceHost(GuestMemory):
         self.virq_sink = inject_virq
         self.clock = now
         self.timer = set_timer
+        self.quarantine_sink = quarantine
         self.log_sink = log
         self.read_hook: ReadHook | None = None
         self.faults: FaultPlan | None = None
@@ -329,6 +340,11 @@ class ReferenceHost(GuestMemory):
         if self._sink is not None:
             self._sink(events.ShadowFreed(shadow.pa, len(shadow.pages) >> 3))
 
+    def map_shadow(self, pages: bytes) -> Shadow:
+        """See :class:`mediator.host.Host`."""
+        self.counts[_MAP_SHADOW] += 1
+        return self.shadows.at(pages)
+
     # -- the rest of the machine --------------------------------------------------------------------
 
     def smc(
@@ -361,6 +377,13 @@ class ReferenceHost(GuestMemory):
         self.counts[_SET_TIMER] += 1
         if self.timer is not None:
             self.timer(deadline)
+
+    def quarantine(self, guest: int, answer: int) -> None:
+        """See :class:`mediator.host.Host`: :meth:`remove_guest` will keep frames and id."""
+        self.counts[_QUARANTINE] += 1
+        self.record(guest).quarantined = True
+        if self.quarantine_sink is not None:
+            self.quarantine_sink(guest, answer)
 
     def log(self, guest: int, message: str) -> None:
         """See :class:`mediator.host.Host`."""
@@ -439,3 +462,9 @@ class ReferenceHost(GuestMemory):
         for pa in frames[:done]:
             words[pa >> PAGE_SHIFT] += 1
         return None
+
+
+if TYPE_CHECKING:
+
+    def _is_a_host(host: ReferenceHost) -> Host:
+        return host

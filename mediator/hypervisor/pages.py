@@ -70,31 +70,24 @@ def near(pfns: Int64Array) -> Int64Array:
     return pfns.take(order)
 
 
-def differences(table: FrameTable, pfns: Int64Array, own: int) -> int:
-    """All bits in which the word of any of these frames differs from ``own``."""
-    array, expected = table.array, np.int64(own)
-    found = 0
-    for start in range(0, len(pfns), BLOCK):
-        words = array.take(pfns[start : start + BLOCK])
-        words ^= expected
-        found |= int(np.bitwise_or.reduce(words))
-    return found
-
-
 def pin(table: FrameTable, pfns: Int64Array, own: int) -> bool:
     """One reference more on each frame, duplicates counted; ``False`` (and none) if one is not ours.
 
     ``own`` is the word of an unreferenced frame of the owner.
     """
     pfns = near(pfns)
-    found = differences(table, pfns, own)
-    if found & PINNABLE and table.fill_for(pfns):
-        # Some of them lay in a part of RAM that nobody had looked at, and had no word yet.
-        found = differences(table, pfns, own)
-    if found & PINNABLE:
-        return False
+    array, expected = table.array, np.int64(own)
     for start in range(0, len(pfns), BLOCK):
-        np.add.at(table.array, pfns[start : start + BLOCK], _ONE)
+        block = pfns[start : start + BLOCK]
+        found = _differences(array, block, expected)
+        if found & PINNABLE and table.fill_for(pfns):
+            # Some of them lay in a part of RAM that nobody had looked at, and had no word yet.
+            found = _differences(array, block, expected)
+        if found & PINNABLE:
+            _undo(np.subtract, array, pfns[:start])
+            return False
+        # Right after the look at the same words, which are in the cache now.
+        np.add.at(array, block, _ONE)
     return True
 
 
@@ -103,18 +96,34 @@ def unpin(table: FrameTable, pfns: Int64Array, own: int) -> int | None:
 
     ``None``, and no reference dropped, if a frame is not the owner's or had too few references.
     """
-    if not len(pfns) or int(pfns.min()) < table.first or int(pfns.max()) >= table.end:
-        return None if len(pfns) else 0
-    pfns = near(pfns)
-    array = table.array
-    for start in range(0, len(pfns), BLOCK):
-        np.subtract.at(array, pfns[start : start + BLOCK], _ONE)
-    found = differences(table, pfns, own)
-    if found & (OWNER_MASK | GUARD):
-        for start in range(0, len(pfns), BLOCK):
-            np.add.at(array, pfns[start : start + BLOCK], _ONE)
+    if not len(pfns):
+        return 0
+    if int(pfns.min()) < table.first or int(pfns.max()) >= table.end:
         return None
-    if not found & ZOMBIE:
+    pfns = near(pfns)
+    array, expected = table.array, np.int64(own)
+    all_found = 0
+    for start in range(0, len(pfns), BLOCK):
+        block = pfns[start : start + BLOCK]
+        np.subtract.at(array, block, _ONE)
+        # Looking afterwards sees duplicates too: one reference too few sets the guard bit.
+        found = _differences(array, block, expected)
+        if found & (OWNER_MASK | GUARD):
+            _undo(np.add, array, pfns[: start + len(block)])
+            return None
+        all_found |= found
+    if not all_found & ZOMBIE:
         return 0
     late = np.unique(pfns[array[pfns] & np.int64(ZOMBIE) != 0])
     return sum(table.reap(pfn) for pfn in late.tolist())
+
+
+def _differences(array: Int64Array, pfns: Int64Array, expected: np.int64) -> int:
+    """All bits in which the word of any of these frames differs from ``expected``."""
+    words = array.take(pfns)
+    words ^= expected
+    return int(np.bitwise_or.reduce(words))
+
+
+def _undo(operation: np.ufunc, array: Int64Array, pfns: Int64Array) -> None:
+    operation.at(array, pfns, _ONE)

@@ -109,7 +109,7 @@ class ShadowPool:
         try:
             shadow.mem.release()
         except BufferError:
-            # Somebody (NumPy, say) holds a view on the view: it cannot be closed, only forgotten.
+            # Somebody (ctypes, say) holds a view on the view: it cannot be closed, only forgotten.
             self.left_open += 1
 
     def at(self, pages: bytes) -> Shadow:

@@ -84,17 +84,19 @@ class Mapping(NamedTuple):
 class _Directory:
     """One line per slot, for gathers: entry = pool[offset + low bits] + base.
 
-    The pool starts with 512 zeros (absent slots) followed by ramps ``0, step, 2 step, …``, so that a
-    slot inside one extent is a ramp plus the entry of its first page, and a chunk is itself plus 0.
+    The pool holds *ramps* ``0, step, 2 step, …``, so that a slot inside one extent is a ramp plus the
+    entry of its first page; a chunk is itself plus 0, an absent slot the ramp of step 0 plus 0. The
+    first and the last line are absent: whatever lies outside is clipped to one of them.
     """
 
-    __slots__ = ("bases", "linear", "offsets", "windows")
+    __slots__ = ("bases", "compact", "linear", "offsets", "windows")
 
-    def __init__(self, windows: list[tuple[int, int, int]], lines: int) -> None:
+    def __init__(self, windows: list[tuple[int, int, int]], lines: int, absent: int) -> None:
         self.windows = windows
-        self.offsets: Int64Array = np.zeros(lines + 1, np.int64)
-        self.bases: EntryArray = np.zeros(lines + 1, np.uint32)
+        self.offsets: Int64Array = np.full(lines + 2, absent, np.int64)
+        self.bases: EntryArray = np.zeros(lines + 2, np.uint32)
         self.linear = False
+        self.compact: int | None = None
 
     def line(self, slot: int) -> int | None:
         for first, slots, line in self.windows:
@@ -103,20 +105,24 @@ class _Directory:
         return None
 
     def lines(self, gfns: Int64Array) -> Int64Array:
-        """Line of each page; pages in no window get the last line, which is absent."""
+        """Line of each page; may lie outside of the directory, where everything is absent."""
         slots = gfns >> _GFN_SHIFT
-        last = len(self.offsets) - 1
         if len(self.windows) == 1:
-            slots -= self.windows[0][0]
-            # As unsigned numbers, slots below the window are large too: one minimum catches both.
-            unsigned = slots.view(np.uint64)
-            np.minimum(unsigned, np.uint64(last), out=unsigned)
+            first, _, line = self.windows[0]
+            slots -= first - line
             return slots
-        lines = np.full(len(gfns), last, np.int64)
+        lines = np.zeros(len(gfns), np.int64)
         for first, count, line in self.windows:
-            relative = slots - first
-            np.copyto(lines, relative + line, where=relative.view(np.uint64) < np.uint64(count))
+            inside = (slots >= first) & (slots < first + count)
+            np.copyto(lines, slots + (line - first), where=inside)
         return lines
+
+    def settle(self) -> None:
+        """Find out whether all slots are chunks that lie in the pool in order: no look-up then."""
+        self.linear = bool(self.bases.any())
+        offsets = self.offsets[1:-1]
+        in_order = len(self.windows) == 1 and bool(np.all(np.diff(offsets) == SLOT_PAGES))
+        self.compact = int(offsets[0]) if in_order and not self.linear else None
 
 
 class Stage2:
@@ -191,12 +197,19 @@ class Stage2:
         directory = self._directory
         if directory is None:
             directory = self._directory = self._build_directory()
+        if directory.compact is not None:
+            first, slots, _ = directory.windows[0]
+            places = gfns - (first << SLOT_SHIFT)
+            if places.size and int(places.view(np.uint64).max()) < slots << SLOT_SHIFT:
+                places += directory.compact
+                return self._array.take(places)
         lines = directory.lines(gfns)
         places = gfns & _LOW
-        places += directory.offsets.take(lines)
+        # Clipping is wanted, and also the fastest of NumPy's modes.
+        places += directory.offsets.take(lines, mode="clip")
         found = self._array.take(places)
         if directory.linear:
-            found += directory.bases.take(lines)
+            found += directory.bases.take(lines, mode="clip")
         return found
 
     def gather(self, gfns: Int64Array) -> tuple[Int64Array, NDArray[np.uint8]]:
@@ -385,6 +398,7 @@ class Stage2:
             else:
                 directory.offsets[line] = offset
                 directory.bases[line] = 0
+                directory.settle()
         return offset
 
     def _spans_in(self, start: int, end: int) -> list[tuple[int, int, int, int]]:
@@ -420,8 +434,7 @@ class Stage2:
                     self._materialise(edge >> SLOT_SHIFT)
         windows = self._windows()
         lines = sum(slots for _, slots, _ in windows)
-        directory = _Directory(windows, lines)
-        directory.offsets[:] = self._ramp_chunk(0)
+        directory = _Directory(windows, lines, self._ramp_chunk(0))
         for start, pages, first, step in self._spans:
             low, high = -(-start >> SLOT_SHIFT), start + pages >> SLOT_SHIFT
             line = directory.line(low)
@@ -432,12 +445,12 @@ class Stage2:
                 directory.bases[where] = _ramp(
                     first + ((low << SLOT_SHIFT) - start) * step, slot_step, high - low
                 )
-                directory.linear = True
         for slot, offset in self._chunks.items():
             line = directory.line(slot)
             if line is not None:
                 directory.offsets[line] = offset
                 directory.bases[line] = 0
+        directory.settle()
         return directory
 
     def _windows(self) -> list[tuple[int, int, int]]:
@@ -455,7 +468,7 @@ class Stage2:
             else:
                 merged.append([low, high])
         windows: list[tuple[int, int, int]] = []
-        line = 0
+        line = 1
         for low, high in merged:
             windows.append((low, high - low + 1, line))
             line += high - low + 1
@@ -480,7 +493,8 @@ class Stage2:
         base = self._chunks[slot] - (slot << SLOT_SHIFT)
         values = self._array[base + low : base + high].astype(np.int64)
         one = 1 << KIND_SHIFT
-        breaks = np.flatnonzero(np.diff(values) != one) + 1
+        # Nothing, followed by frame 1 made absent (entry 8), is not a run although the step fits.
+        breaks = np.flatnonzero((np.diff(values) != one) | (values[:-1] == 0)) + 1
         edges = [0, *breaks.tolist(), len(values)]
         for start, end in pairwise(edges):
             entry = int(values[start])
