@@ -3,14 +3,7 @@
 
 from __future__ import annotations
 
-import struct
-
-import pytest
-
-from secure_world import events
-from smccc.constants import optee_msg as msg
 from smccc.constants import tee
-
 from tests.secure_world import support as s
 from tests.secure_world.support import Normal
 
