@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final, Protocol, TypeAlias
 
 from attrs import field, frozen
 
@@ -22,6 +23,10 @@ DEFAULT_TIME_SLICE: Final = 4_000_000
 
 DEFAULT_QUANTUM: Final = 100_000
 """ns a pCPU may run ahead of the others: about 100 traps, so a switch costs next to nothing."""
+
+
+LoseInterrupt: TypeAlias = Callable[[int, int, int], bool]
+"""A fault plan: ``(guest, intid, vcpu)`` -> whether this edge gets lost."""
 
 
 @frozen
@@ -70,6 +75,7 @@ class Core:
         "emit",
         "fault",
         "lifecycle",
+        "lose_interrupt",
         "memory",
         "scheduler",
         "settings",
@@ -91,6 +97,7 @@ class Core:
         self.costs = settings.costs.by_kind()
         self.lifecycle = lifecycle
         self.fault: Exception | None = None
+        self.lose_interrupt: LoseInterrupt | None = None
         self._sink = sink
         self.emit: Sink | None = None if sink is None else self._guarded
 

@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 from attrs import frozen
 
 from mediator.hypervisor.accounting import TEARDOWN_STEP, Account
-from mediator.hypervisor.core import Core, MachineSettings
+from mediator.hypervisor.core import Core, LoseInterrupt, MachineSettings
 from mediator.hypervisor.guest import Guest, GuestSpec, GuestState, MachineMemory
 from mediator.hypervisor.machine_events import (
     GuestCreated,
@@ -297,6 +297,10 @@ class Machine:
     def spent(self, guest: int) -> dict[str, int]:
         """Virtual nanoseconds of a guest by kind."""
         return self._guests[guest].account.times(self.costs)
+
+    def plan_lost_interrupts(self, plan: LoseInterrupt | None) -> None:
+        """Ask ``plan`` (guest, intid, vCPU) whether an injected or software interrupt gets lost."""
+        self._core.lose_interrupt = plan
 
     # --- interrupts ------------------------------------------------------------------------------
 

@@ -67,6 +67,14 @@ class VirqPending(NamedTuple):
     intid: int
 
 
+class VirqLost(NamedTuple):
+    """A planted fault: an interrupt that should have become pending did not."""
+
+    guest: int
+    vcpu: int
+    intid: int
+
+
 class VirqAcknowledged(NamedTuple):
     """``vcpu`` took an interrupt: it is active now."""
 

@@ -131,6 +131,7 @@ class Scheduler:
         "_instant",
         "_interleave",
         "_quantum",
+        "_running",
         "_stopped",
         "current",
         "ready",
@@ -145,6 +146,7 @@ class Scheduler:
         self._high = 0
         self._instant = NEVER
         self._stopped = False
+        self._running = False
         self.ready: list[Strand] = []
         self.timers = TimerQueue()
         self.current: Strand | None = None
@@ -202,10 +204,15 @@ class Scheduler:
         ``stop`` is asked before every step. ``until`` is a virtual time in ns; in direct mode no
         strand whose clock has reached it is resumed, in interleave mode the first strand that
         reaches it ends the run. Exceptions of the machine's own parts pass through.
+        ``RuntimeError`` if it is called from inside a run.
         """
+        if self._running:
+            raise RuntimeError("the machine is running already: run() does not nest")
+        self._running = True
         try:
             return self._loop(stop, until, -1 if max_steps is None else max_steps)
         finally:
+            self._running = False
             self.now()
             self.current = None
 

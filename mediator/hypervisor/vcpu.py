@@ -28,6 +28,7 @@ from mediator.hypervisor.machine_events import (
     VcpuState,
     VirqAcknowledged,
     VirqEnded,
+    VirqLost,
     VirqPending,
 )
 from mediator.hypervisor.scheduler import Mode, Strand
@@ -384,9 +385,9 @@ class Vcpu:
 
     @property
     def is_executing(self) -> bool:
-        """Whether its program is on the Python stack at this moment."""
-        coroutine = self.coroutine
-        return coroutine is not None and getattr(coroutine, "cr_running", False) is True
+        """Whether its program, or a trap of it, is on the Python stack at this moment."""
+        pcpu = self.pcpu
+        return pcpu.current is self and self._core.scheduler.current is pcpu
 
     def set_state(self, state: str) -> None:
         """Note and announce a new state."""
@@ -476,6 +477,10 @@ def count_interrupt(core: Core, guest: Guest) -> None:
 def interrupt(core: Core, guest: Guest, intid: int, vcpu: int = 0) -> None:
     """Latch ``intid`` (``vcpu`` matters for private ones) and let the target notice."""
     count_interrupt(core, guest)
+    if core.lose_interrupt is not None and core.lose_interrupt(guest.id, intid, vcpu):
+        if core.emit is not None:
+            core.emit(VirqLost(guest.id, guest.vgic.target(intid, vcpu), intid))
+        return
     target = guest.vgic.inject(intid, vcpu)
     if core.emit is not None:
         core.emit(VirqPending(guest.id, target, intid))

@@ -60,7 +60,7 @@ def dispatch(
     aarch32: bool = False,
 ) -> Answer:
     dispatcher = Dispatcher(settings or ServiceSettings(), tee or Tee(), sip)
-    regs: Registers = (function, x1, *REGS[2:])  # type: ignore[assignment]
+    regs: Registers = (function, x1, *REGS[2:])
     return run(dispatcher.dispatch(7, 3, regs, hvc, immediate, aarch32))
 
 
@@ -240,7 +240,7 @@ def test_the_sve_hint_is_part_of_the_id_before_version_1_3_and_ignored_after() -
 
 
 def test_who_steps_over_the_instruction() -> None:
-    refused: Registers = (NOT_SUPPORTED, *REGS[1:])  # type: ignore[assignment]
+    refused: Registers = (NOT_SUPPORTED, *REGS[1:])
     assert advance_pc(False, refused)
     assert advance_pc(False, PSCI)
     assert not advance_pc(True, refused)
