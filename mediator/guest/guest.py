@@ -69,9 +69,9 @@ class Guest:
         self.settings = settings
         self.name = settings.name
         self.sink = sink
-        self.rng = Random(settings.seed)
+        self._rng: Random | None = None
         self.kernel = Kernel()
-        self.pages = PageAllocator(settings.ram, self.rng)
+        self.pages = PageAllocator(settings.ram, settings.seed)
         self.store = store or FileStore()
         self.driver = Driver(self.kernel, self.pages, settings.driver)
         self.supplicant = Supplicant(self.driver, settings.images, self.store, settings.plugins)
@@ -81,6 +81,13 @@ class Guest:
     def programs(self) -> tuple[VcpuProgram, ...]:
         """The programs of the vCPUs, to be run by a machine."""
         return (self.kernel.run,) * self.settings.vcpus
+
+    @property
+    def rng(self) -> Random:
+        """The guest's own generator, for its programs to draw from."""
+        if self._rng is None:
+            self._rng = Random(self.settings.seed)
+        return self._rng
 
     def start(self, *mains: Main) -> Thread:
         """Make the boot thread, which runs ``mains`` as threads of their own once all is ready."""

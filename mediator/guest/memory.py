@@ -45,11 +45,12 @@ def page_count(offset: int, size: int) -> int:
 class PageAllocator:
     """The pages of a guest. ``in_use`` counts those handed out."""
 
-    def __init__(self, extents: Sequence[tuple[int, int]], rng: Random) -> None:
-        """``extents``: (IPA, pages) of each piece of RAM; ``rng`` scatters user pages."""
+    def __init__(self, extents: Sequence[tuple[int, int]], seed: int) -> None:
+        """``extents``: (IPA, pages) of each piece of RAM; ``seed`` scatters user pages."""
         self.extents = tuple(extents)
         self.in_use = 0
-        self._rng = rng
+        self._seed = seed
+        self._rng: Random | None = None
         self._starts: list[tuple[int, int, int]] = []
         total = 0
         for ipa, pages in self.extents:
@@ -121,6 +122,9 @@ class PageAllocator:
         del self._free_user[len(self._free_user) - reuse :]
         taken.reverse()
         top = self._top
+        if self._rng is None:
+            # Made late: its state would be a fifth of what an idle guest takes.
+            self._rng = Random(self._seed)
         for start in range(0, fresh, SHUFFLED_AT_ONCE):
             count = min(SHUFFLED_AT_ONCE, fresh - start)
             batch = self._descending(top - start, count)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import itertools
-from random import Random
 
 import pytest
 from hypothesis import given
@@ -39,7 +38,7 @@ ALL = {ipa + 4096 * n for ipa, count in EXTENTS for n in range(count)}
     )
 )
 def test_no_page_is_given_twice_and_none_is_invented(steps: list[tuple[str, int]]) -> None:
-    pages = PageAllocator(EXTENTS, Random(0))
+    pages = PageAllocator(EXTENTS, 0)
     held: list[tuple[str, list[int]]] = []
     for step, number in steps:
         try:
@@ -63,7 +62,7 @@ def test_no_page_is_given_twice_and_none_is_invented(steps: list[tuple[str, int]
 
 
 def test_every_page_can_be_had_one_by_one() -> None:
-    pages = PageAllocator(EXTENTS, Random(0))
+    pages = PageAllocator(EXTENTS, 0)
     assert {pages.alloc() for _ in range(PAGES)} == ALL
     with pytest.raises(OutOfMemory):
         pages.alloc()
@@ -72,7 +71,7 @@ def test_every_page_can_be_had_one_by_one() -> None:
 
 
 def test_a_run_never_crosses_extents_and_the_rest_stays_usable() -> None:
-    pages = PageAllocator(EXTENTS, Random(0))
+    pages = PageAllocator(EXTENTS, 0)
     pages.alloc_run(5)
     assert pages.alloc_run(3) == 0x8000_0000
     assert {pages.alloc() for _ in range(3)} == {0x4000_5000, 0x4000_6000, 0x5000_0000}
@@ -81,16 +80,16 @@ def test_a_run_never_crosses_extents_and_the_rest_stays_usable() -> None:
 
 
 def test_user_pages_are_scattered_and_the_same_for_the_same_seed() -> None:
-    first = PageAllocator(((0, 1000),), Random(3)).alloc_user(500)
-    again = PageAllocator(((0, 1000),), Random(3)).alloc_user(500)
-    other = PageAllocator(((0, 1000),), Random(4)).alloc_user(500)
+    first = PageAllocator(((0, 1000),), 3).alloc_user(500)
+    again = PageAllocator(((0, 1000),), 3).alloc_user(500)
+    other = PageAllocator(((0, 1000),), 4).alloc_user(500)
     assert first == again != other
     adjacent = sum(b - a == 4096 for a, b in itertools.pairwise(first))
     assert adjacent < 10
 
 
 def test_what_was_freed_last_comes_first() -> None:
-    pages = PageAllocator(EXTENTS, Random(0))
+    pages = PageAllocator(EXTENTS, 0)
     one, two = pages.alloc(), pages.alloc()
     pages.free(one)
     pages.free(two)
@@ -112,7 +111,7 @@ def test_a_scattered_buffer_reads_what_was_written(
     offset: int, size: int, part: tuple[int, int], seed: int
 ) -> None:
     kernel = Kernel()
-    pages = PageAllocator(((0x4000_0000, 16),), Random(seed)).alloc_user(page_count(offset, size))
+    pages = PageAllocator(((0x4000_0000, 16),), seed).alloc_user(page_count(offset, size))
     buffer = Buffer(kernel, pages, offset, size)
     start = min(part[0], size)
     length = min(part[1], size - start)
