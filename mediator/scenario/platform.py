@@ -170,6 +170,9 @@ class Platform:
         except PlatformError:
             guest.close()
             raise
+        late = self.guests.pop(created, None)
+        if late is not None:
+            late.close()
         self.guests[created] = guest
         return created
 
@@ -188,7 +191,11 @@ class Platform:
         self, until: Callable[[], bool] | None = None, *, max_steps: int | None = None
     ) -> RunResult:
         """Run until all is quiet, ``until`` holds or ``max_steps`` resumptions were made."""
-        return self.machine.run(until, max_steps=max_steps)
+        result = self.machine.run(until, max_steps=max_steps)
+        for number, guest in self.guests.items():
+            if self.machine.guest(number) is None:
+                guest.close()
+        return result
 
     def check(self) -> None:
         """Raise what went wrong: a violated invariant, or an exception in a guest's thread."""
