@@ -104,9 +104,11 @@ def test_a_seed_reproduces_the_whole_event_stream() -> None:
 
 def test_a_guest_that_the_tee_has_no_slot_for_is_refused() -> None:
     made = Platform(PlatformSettings(secure_world=SecureWorldSettings(guests=1)))
-    made.add_guest(GuestSettings("one", RAM), *MAINS)
+    made.add_guest(GuestSettings("one", RAM), *MAINS[:1])
     with pytest.raises(PlatformError, match="guest 'two' was refused"):
         made.add_guest(GuestSettings("two", RAM), *MAINS)
+    made.run(max_steps=STEPS)
+    made.check()
 
 
 def test_a_secure_world_without_virtualization_is_refused() -> None:
@@ -129,6 +131,8 @@ def test_a_failing_client_program_is_reported() -> None:
 
 def test_a_violation_fails_the_check() -> None:
     made = platform(0, Mode.DIRECT, guests=1)
+    made.run(max_steps=STEPS)
+    made.check()
     assert made.watch is not None
     made.watch.report("I1", 0, "planted")
     with pytest.raises(InvariantViolated, match="planted"):
