@@ -74,9 +74,25 @@ class Recorder:
         return call
 
 
-async def send(cpu: GuestCpu, message: Message, at: int = RAM, *frame: int) -> Message:
+Frame = tuple[int, int, int, int, int, int, int, int]
+BY_ADDRESS: Frame = (smc.OPTEE_SMC_CALL_WITH_ARG, 0, RAM, 0, 0, 0, 0, 0)
+BY_COOKIE: Frame = (
+    smc.OPTEE_SMC_CALL_WITH_REGD_ARG,
+    COOKIE >> 32,
+    COOKIE & 0xFFFFFFFF,
+    SLOT,
+    0,
+    0,
+    0,
+    0,
+)
+
+
+async def send(
+    cpu: GuestCpu, message: Message, at: int = RAM, frame: Frame = BY_ADDRESS
+) -> Message:
     await cpu.write(at, message.build())
-    regs = await cpu.smc(*(frame or (smc.OPTEE_SMC_CALL_WITH_ARG, 0, at, 0)), 0, 0, 0, 0)
+    regs = await cpu.smc(*frame)
     assert regs[0] == smc.OPTEE_SMC_RETURN_OK
     answer = parse_message(await cpu.read(at, message.size))
     assert answer.ret == 0
@@ -105,9 +121,7 @@ async def invoke(cpu: GuestCpu, session: int, style: str) -> None:
     if style == "CALL_WITH_ARG":
         answer = await send(cpu, message)
     else:
-        function = smc.OPTEE_SMC_CALL_WITH_REGD_ARG
-        frame = (function, COOKIE >> 32, COOKIE & 0xFFFFFFFF, SLOT)
-        answer = await send(cpu, message, SLOTS + SLOT, *frame)
+        answer = await send(cpu, message, SLOTS + SLOT, BY_COOKIE)
     assert answer.params[1].a == 42
 
 
@@ -172,11 +186,7 @@ def test_python_calls_of_an_invoke(style: str) -> None:
                 Param(),
             ),
         ).build()
-        function = smc.OPTEE_SMC_CALL_WITH_REGD_ARG
-        frame = (function, COOKIE >> 32, COOKIE & 0xFFFFFFFF, SLOT, 0, 0, 0, 0)
-        at = SLOTS + SLOT
-        if style == "CALL_WITH_ARG":
-            frame, at = (smc.OPTEE_SMC_CALL_WITH_ARG, 0, RAM, 0, 0, 0, 0, 0), RAM
+        frame, at = (BY_ADDRESS, RAM) if style == STYLES[0] else (BY_COOKIE, SLOTS + SLOT)
         for _ in range(3):
             await cpu.write(at, body)
             entered = 0
