@@ -76,11 +76,20 @@ class Guest:
         self.driver = Driver(self.kernel, self.pages, settings.driver)
         self.supplicant = Supplicant(self.driver, settings.images, self.store, settings.plugins)
         self.booted = False
+        """True once driver and supplicant are ready and the programs begin."""
+        self._mains: tuple[Main, ...] | None = None
 
     @property
     def programs(self) -> tuple[VcpuProgram, ...]:
         """The programs of the vCPUs, to be run by a machine."""
-        return (self.kernel.run,) * self.settings.vcpus
+        return (self._run,) * self.settings.vcpus
+
+    async def _run(self, cpu: GuestCpu) -> None:
+        mains, self._mains = self._mains, None
+        if mains is not None:
+            # Made here, so that a guest which is never run leaves no coroutine behind.
+            self.kernel.spawn(self._boot(mains), "boot")
+        await self.kernel.run(cpu)
 
     @property
     def rng(self) -> Random:
@@ -89,9 +98,9 @@ class Guest:
             self._rng = Random(self.settings.seed)
         return self._rng
 
-    def start(self, *mains: Main) -> Thread:
-        """Make the boot thread, which runs ``mains`` as threads of their own once all is ready."""
-        return self.kernel.spawn(self._boot(mains), "boot")
+    def start(self, *mains: Main) -> None:
+        """Boot as soon as a vCPU runs, and then run ``mains`` as threads of their own."""
+        self._mains = mains
 
     async def _boot(self, mains: tuple[Main, ...]) -> None:
         if self.settings.bring_up:

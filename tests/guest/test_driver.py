@@ -647,3 +647,12 @@ def test_events_and_counters_for_tables() -> None:
     assert counters["calls"] == guest.driver.counters.calls
     assert counters["shared_memories"] == 0
     assert counters["kernel_switches"] > 0
+
+
+def test_a_guest_that_no_machine_runs_leaves_nothing_behind() -> None:
+    guest = Guest(GuestSettings("g", RAM, 2))
+    guest.start(one_session)
+    assert not guest.kernel.threads
+    assert not guest.booted
+    guest.close()
+    guest.check()
