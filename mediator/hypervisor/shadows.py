@@ -134,7 +134,7 @@ class ShadowPool:
         memory = self._memory
         if pages < 1 or not memory.first <= pfn <= memory.end - pages:
             raise InvariantError(call, f"{pages} pages from frame {pfn:#x} on are no shadow")
-        if any(word != _IN_USE for word in self._words[pfn : pfn + pages]):
+        if self._words[pfn] != _IN_USE or np.any(memory.array[pfn : pfn + pages] != _IN_USE):
             raise InvariantError(call, f"a page of {pages} from frame {pfn:#x} on is not in use")
 
     def _place(self, pages: int) -> int | None:

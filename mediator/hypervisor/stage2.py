@@ -398,7 +398,6 @@ class Stage2:
             else:
                 directory.offsets[line] = offset
                 directory.bases[line] = 0
-                directory.settle()
         return offset
 
     def _spans_in(self, start: int, end: int) -> list[tuple[int, int, int, int]]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
@@ -504,3 +505,28 @@ def test_what_is_remembered_of_stage_2_never_outlives_a_change() -> None:
     host.add_guest(1)
     with pytest.raises(GuestAbort):
         host.guest_read(1, RAM, 1)
+
+
+# -- cost -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("extents", [1, 8])
+def test_an_idle_guest_of_a_gigabyte_costs_a_few_kilobytes(extents: int) -> None:
+    host = ReferenceHost(PhysicalMemory(12 * 262_144, FIRST))
+
+    def create(guest: int) -> None:
+        host.add_guest(guest)
+        for index in range(extents):
+            assert host.populate(guest, RAM + index * (1 << 32), 262_144 // extents)
+
+    create(0)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for guest in range(1, 11):
+            create(guest)
+        each = (tracemalloc.get_traced_memory()[0] - before) / 10
+    finally:
+        tracemalloc.stop()
+    assert each < 6 * 1024
+    assert not host.memory.banks
