@@ -10,7 +10,9 @@ ABI: Final = "OP-TEE SMC and message ABI 2.0, SMCCC 1.2"
 
 FORMATS: Final[dict[str, int]] = {
     "mediator-state": 1,
+    "replay-report": 1,
     "rules": 1,
+    "smc-trace": 1,
     "vectors-report": 1,
 }
 """Format name → newest version; readers accept all earlier ones."""

@@ -21,6 +21,7 @@ from specs.replay.chain import Step
 from specs.replay.compare import Parameter, temporary
 from specs.replay.judge import RPC_PARAMS, Judge
 from specs.replay.machine import Machine
+from specs.replay.normal_world import NormalWorld
 from specs.replay.scripted import ScriptedSecureWorld
 from specs.replay.survey import Survey
 
@@ -41,12 +42,14 @@ class Allowance:
         facts: Survey,
         settings: MediatorSettings,
         machine: Machine,
+        normal: NormalWorld,
         scripted: ScriptedSecureWorld,
         judge: Judge,
     ) -> None:
         self._facts = facts
         self._settings = settings
         self._machine = machine
+        self._normal = normal
         self._scripted = scripted
         self._judge = judge
 
@@ -72,9 +75,21 @@ class Allowance:
             return rules.NOT_OFFERED if unknown else ""
         if step.function == smc.OPTEE_SMC_CALLS_COUNT:
             return rules.OWN_CALLS_COUNT if status == self._settings.calls_count else ""
+        if self._before_trace(step, recorded, status):
+            return rules.BEFORE_TRACE
         if step.function in names.CALLS_WITH_MESSAGE:
             return self._message(step, recorded, status)
         return ""
+
+    def _before_trace(self, step: Step, recorded: int, status: int) -> bool:
+        """Whether a call needs something that nobody saw come into being."""
+        if step.function == names.RETURN_FROM_RPC:
+            unknown = step.flight is None and recorded != smc.OPTEE_SMC_RETURN_ERESUME
+            return unknown and status == smc.OPTEE_SMC_RETURN_ERESUME
+        if step.function != names.CALL_WITH_REGD_ARG:
+            return False
+        refused = status == smc.OPTEE_SMC_RETURN_EBADADDR != recorded
+        return refused and not self._normal.met(step)
 
     def _message(self, step: Step, recorded: int, status: int) -> str:
         content = step.call.msg

@@ -16,7 +16,7 @@ from smccc.registers import low32
 from specs.replay import names
 from specs.replay.reader import Trace
 from specs.replay.records import Call, Marker, Return, SecureInterrupt
-from specs.replay.survey import HYPERVISOR, Survey
+from specs.replay.survey import HYPERVISOR, SOLE_GUEST, Survey
 
 
 @attrs.define(eq=False)
@@ -145,3 +145,28 @@ def _leave(
         if low32(answer.regs[0]) == smc.OPTEE_SMC_RETURN_OK:
             for key in [key for key in suspended if key[0] == gone]:
                 del suspended[key]
+
+
+def adopted(happenings: list[Happening], facts: Survey) -> list[int]:
+    """Client ids of the guests that exist when the trace begins.
+
+    With virtualization: those that are answered (other than ENOTAVAIL) before they are created.
+    """
+    if not facts.virtualization:
+        return [SOLE_GUEST]
+    found: dict[int, None] = {}
+    created: set[int] = set()
+    for happening in happenings:
+        if not isinstance(happening, Leave):
+            continue
+        step = happening.step
+        assert step.answer is not None
+        if step.client == HYPERVISOR:
+            if step.function == smc.OPTEE_SMC_VM_CREATED:
+                created.add(low32(step.call.regs[1]) & 0xFFFF)
+        elif (
+            step.client not in created
+            and low32(step.answer.regs[0]) != smc.OPTEE_SMC_RETURN_ENOTAVAIL
+        ):
+            found.setdefault(step.client)
+    return list(found)

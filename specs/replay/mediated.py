@@ -23,7 +23,7 @@ from smccc.constants import optee_smc as smc
 from smccc.registers import low32, pair
 from specs.replay import names, rules
 from specs.replay.allowed import Allowance
-from specs.replay.chain import Enter, Flight, Happening, Leave, Step, follow
+from specs.replay.chain import Enter, Flight, Leave, Step, adopted, follow
 from specs.replay.compare import Difference, differences, temporary
 from specs.replay.drive import (
     NO_ANSWER,
@@ -41,7 +41,7 @@ from specs.replay.reader import Trace
 from specs.replay.records import Marker, Return
 from specs.replay.result import MediatorResult, Tally
 from specs.replay.scripted import ScriptedSecureWorld
-from specs.replay.survey import HYPERVISOR, SOLE_GUEST, Survey, survey
+from specs.replay.survey import HYPERVISOR, Survey, survey
 
 FORWARDED: Final = "forwarded"
 ANSWERED: Final = "answered"
@@ -70,7 +70,9 @@ class MediatorReplay:
         self.normal = NormalWorld(self.machine)
         self.scripted = ScriptedSecureWorld(self.machine.bus)
         self.judge = Judge(self.facts, self.machine, self.normal, self.scripted, self.settings)
-        self.allowed = Allowance(self.facts, self.settings, self.machine, self.scripted, self.judge)
+        self.allowed = Allowance(
+            self.facts, self.settings, self.machine, self.normal, self.scripted, self.judge
+        )
         self.tally = Tally()
         self._findings: list[str] = []
         self.mediator = OpteeMediator(self.settings, self._sink)
@@ -95,7 +97,7 @@ class MediatorReplay:
         """Replay the trace from end to end."""
         self._driver.complete(self.mediator.probe(self._sys))
         happenings = follow(self.trace, self.facts)
-        for client in self._adopted(happenings):
+        for client in adopted(happenings, self.facts):
             self._create(client)
         for number, happening in enumerate(happenings):
             if isinstance(happening, Enter):
@@ -109,25 +111,6 @@ class MediatorReplay:
             if self._progress is not None and not number & 0xFF:
                 self._progress(number)
         return self._finish()
-
-    def _adopted(self, happenings: list[Happening]) -> list[int]:
-        """Guests that exist when the trace begins."""
-        if not self.facts.virtualization:
-            return [SOLE_GUEST]
-        found: dict[int, None] = {}
-        created: set[int] = set()
-        for happening in happenings:
-            if not isinstance(happening, Leave):
-                continue
-            step = happening.step
-            assert step.answer is not None
-            status = low32(step.answer.regs[0])
-            if step.client == HYPERVISOR:
-                if step.function == smc.OPTEE_SMC_VM_CREATED:
-                    created.add(low32(step.call.regs[1]) & 0xFFFF)
-            elif step.client not in created and status != smc.OPTEE_SMC_RETURN_ENOTAVAIL:
-                found.setdefault(step.client)
-        return list(found)
 
     def _finish(self) -> MediatorResult:
         for entry in self._entries.values():

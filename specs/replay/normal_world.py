@@ -82,6 +82,7 @@ class NormalWorld:
         self._machine = machine
         self._ram = machine.ram
         self._buffers: dict[tuple[int, int], GuestBuffer] = {}
+        self._met: set[tuple[int, int]] = set()
         self._places: dict[int, Place] = {}
         """Flight number to the place of its message."""
 
@@ -90,6 +91,8 @@ class NormalWorld:
     def enter(self, step: Step) -> None:
         """Make the guest's memory what it was when this call was recorded."""
         call, client = step.call, step.client
+        if names.command(call.msg) == msg.OPTEE_MSG_CMD_REGISTER_SHM and call.msg is not None:
+            self._met.update((client, param.c) for param in parameters(call.msg.data))
         if call.page_list is not None:
             self._store_list(client, call.page_list)
         if step.function in names.CALLS_WITH_MESSAGE and step.flight is not None:
@@ -109,6 +112,10 @@ class NormalWorld:
     def knows(self, step: Step) -> bool:
         """Whether the buffer that a CALL_WITH_REGD_ARG names is in the driver's books."""
         return (step.client, pair(step.call.regs[1], step.call.regs[2])) in self._buffers
+
+    def met(self, step: Step) -> bool:
+        """Whether a REGISTER_SHM of the cookie of a CALL_WITH_REGD_ARG was in the trace, ever."""
+        return (step.client, pair(step.call.regs[1], step.call.regs[2])) in self._met
 
     def message_place(self, step: Step) -> Place | None:
         """Where the registers of a call say that its message lies; None without a message."""

@@ -42,6 +42,7 @@ ADDRESS_IN_REQUEST: Final = "address-in-request"
 RESERVED: Final = "reserved-memory"
 UNKNOWN_CLIENT: Final = "unknown-client"
 HYPERVISOR_CALL: Final = "hypervisor-call"
+BEFORE_TRACE: Final = "before-the-trace"
 LIFE_CYCLE: Final = "one-instance"
 TEARDOWN: Final = "teardown-waits"
 
@@ -139,6 +140,12 @@ _ALL: Final = (
     Rule(
         HYPERVISOR_CALL,
         "With virtualization, calls of client 0 are the hypervisor's own and pass no mediator.",
+        _REPLAY,
+    ),
+    Rule(
+        BEFORE_TRACE,
+        "Threads that were suspended and buffers that were registered before the trace begins are "
+        "unknown to a mediator that starts with it: ERESUME, EBADADDR.",
         _REPLAY,
     ),
     Rule(

@@ -18,7 +18,7 @@ from smccc.constants import optee_smc as smc
 from smccc.registers import low32
 from specs.replay import names
 from specs.replay.build import settings_for
-from specs.replay.chain import Enter, Leave, Step, follow
+from specs.replay.chain import Enter, Flight, Leave, Step, adopted, follow
 from specs.replay.compare import (
     Difference,
     Field,
@@ -47,6 +47,8 @@ from specs.replay.standin import stand_in
 from specs.replay.survey import HYPERVISOR, survey
 
 ANSWERED: Final = "answer"
+
+BEFORE: Final = "threads and buffers from before the trace begins"
 
 _VALUE_IN: Final = msg.OPTEE_MSG_ATTR_TYPE_VALUE_INPUT
 _VALUE_OUT: Final = msg.OPTEE_MSG_ATTR_TYPE_VALUE_OUTPUT
@@ -114,12 +116,17 @@ class SecureReplay:
         self._apart: dict[str, int] = {}
         self._differences: list[Difference] = []
         self._direct: dict[int, Answer] = {}
+        self._before: set[Flight] = set()
+        self._strangers: set[int] = set()
         self._markers = 0
         self._interrupts = 0
 
     def run(self) -> SecureResult:
         """Replay the trace from end to end."""
         happenings = self._happenings
+        if self.facts.virtualization:
+            for client in adopted(happenings, self.facts):
+                self.world.smc(smc.OPTEE_SMC_VM_CREATED, client)
         for number, (happening, following) in enumerate(
             itertools.zip_longest(happenings, happenings[1:])
         ):
@@ -162,6 +169,8 @@ class SecureReplay:
 
     def _enter(self, step: Step, alone: bool) -> None:
         self.normal.enter(step)
+        if self._from_before(step):
+            return
         if step.flight is not None:
             self._conductor.enter(step, self._plans[step.flight], alone)
         elif step.function >> 31:
@@ -169,6 +178,24 @@ class SecureReplay:
                 self._fast(step)
         else:
             self._direct[step.call.seq] = self.world.smc(*step.call.regs)
+
+    def _from_before(self, step: Step) -> bool:
+        """Whether a call needs a thread or a buffer from before the trace begins: it is left out."""
+        if step.flight in self._before:
+            return True
+        known = True
+        if step.function == names.CALL_WITH_REGD_ARG and step.answer is not None:
+            refused = low32(step.answer.regs[0]) == smc.OPTEE_SMC_RETURN_EBADADDR
+            known = refused or self.normal.met(step)
+        elif step.function == names.RETURN_FROM_RPC and step.answer is not None:
+            refusals = (smc.OPTEE_SMC_RETURN_ERESUME, smc.OPTEE_SMC_RETURN_ENOTAVAIL)
+            known = step.flight is not None or low32(step.answer.regs[0]) in refusals
+        if known:
+            return False
+        if step.flight is not None:
+            self._before.add(step.flight)
+        self._strangers.add(step.call.seq)
+        return True
 
     def _fast(self, step: Step) -> None:
         if step.function == smc.OPTEE_SMC_GET_ASYNC_NOTIF_VALUE:
@@ -230,7 +257,12 @@ class SecureReplay:
     def _leave(self, step: Step) -> None:
         answer = step.answer
         assert answer is not None
-        if step.flight is None:
+        if step.flight in self._before or step.call.seq in self._strangers:
+            row = self._rows.setdefault(step.name, _Row())
+            row.answers += 1
+            row.apart += 1
+            self._apart[BEFORE] = self._apart.get(BEFORE, 0) + 1
+        elif step.flight is None:
             if step.call.seq not in self._direct:
                 self._fast(step)
             self._count(step, self._direct.pop(step.call.seq), "")
