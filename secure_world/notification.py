@@ -43,9 +43,9 @@ class Notifications:
 
     def set(self, value: int) -> bool:
         """Make ``value`` pending; True if the normal world has something new to look at."""
-        bit = 1 << value
         if not 0 <= value <= self.highest:
             return False
+        bit = 1 << value
         self.pending |= bit
         return not self.masked & bit
 

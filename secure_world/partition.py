@@ -33,6 +33,7 @@ class Partition:
         "_mutexes",
         "_protected",
         "_random",
+        "alive",
         "bus",
         "client",
         "keeps_arguments",
@@ -51,6 +52,7 @@ class Partition:
         settings = world.settings
         self.world = world
         self.client = client
+        self.alive = True
         self.bus: Bus = world.bus
         self.older: Partition | None = None
         self.threads = [Thread(self, index) for index in range(settings.threads)]
@@ -147,7 +149,7 @@ class Partition:
             return False
         self.shm.remove(memory)
         sink = self.world.sink
-        if sink is not None:
+        if sink is not None and self.alive:
             sink(events.ShmReleased(self.client, memory.cookie, len(memory.pages)))
         return self.shm_waiters > 0
 
@@ -160,13 +162,13 @@ class Partition:
     def breach(self, error: BusError) -> None:
         """Report an access that the bus refused."""
         sink = self.world.sink
-        if sink is not None:
+        if sink is not None and self.alive:
             sink(events.Breach(self.client, error.address, error.size, error.write))
 
     def breach_at(self, address: int, size: int) -> None:
         """Report memory that was named to the secure world but that it may not use."""
         sink = self.world.sink
-        if sink is not None:
+        if sink is not None and self.alive:
             sink(events.Breach(self.client, address, size, False))
 
     # Notifications.
@@ -196,14 +198,15 @@ class Partition:
     def destroy(self) -> None:
         """The partition goes, whatever its threads were doing."""
         suspended = 0
-        buffers = self.shm.clear()
+        self.alive = False
         self.bus = _DEAD_BUS
+        buffers = self.shm.clear(_DEAD_BUS)
         for thread in self.threads:
             coroutine = thread.coroutine
             if coroutine is not None:
                 suspended += 1
                 thread.coroutine = None
-                _close(coroutine)
+                _end(coroutine)
             thread.state = FREE
         for mutex in self.world.shared_mutexes():
             sleeper = mutex.abandon(self)
@@ -232,15 +235,18 @@ class _DeadBus:
 
 _DEAD_BUS: Final = _DeadBus()
 
-CLOSE_TRIES: Final = 4
-"""Nested clean-up blocks of a TA that may try to leave once more while its thread is closed."""
+END_TRIES: Final = 64
+"""Clean-up blocks of a TA that may try to leave once more while its thread is ended."""
 
 
-def _close(coroutine: Running) -> None:
-    """End a suspended coroutine. What a TA's clean-up code does then has no effect and no say."""
-    for _ in range(CLOSE_TRIES):
+class PartitionGone(BaseException):
+    """Ends a thread whose partition is destroyed. Not an Exception: no TA may take it for its own."""
+
+
+def _end(coroutine: Running) -> None:
+    """End a suspended call. What a TA's clean-up code does then has no effect and no say."""
+    for _ in range(END_TRIES):
         try:
-            coroutine.close()
-        except Exception:
-            continue
-        return
+            coroutine.throw(PartitionGone())
+        except (PartitionGone, StopIteration, Exception):
+            return

@@ -363,5 +363,5 @@ class SessionTable:
         if context in self.contexts:
             self.contexts.remove(context)
         sink = partition.world.sink
-        if sink is not None:
+        if sink is not None and partition.alive:
             sink(events.TaPanicked(partition.client, context.uuid, code & _M32))

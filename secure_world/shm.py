@@ -139,10 +139,9 @@ class SharedMemory:
         offset += self.page_offset
         return self.pages[offset >> PAGE_SHIFT] + (offset & PAGE_MASK)
 
-    def kill(self) -> None:
-        """Forget the pages: the partition is gone and nothing may touch them again."""
-        self.pages = array("Q")
-        self.size = 0
+    def kill(self, bus: Bus) -> None:
+        """The partition is gone and nothing may touch the pages again: ``bus`` refuses it."""
+        self.bus = bus
 
 
 class ContiguousMemory:
@@ -285,12 +284,12 @@ class ShmTable:
             head = head.older
         return head is memory
 
-    def clear(self) -> int:
-        """Forget everything; returns how many objects there were."""
+    def clear(self, bus: Bus) -> int:
+        """Forget everything, leaving ``bus`` to users that linger; returns the number of objects."""
         for head in self.by_cookie.values():
             memory: SharedMemory | None = head
             while memory is not None:
-                memory.kill()
+                memory.kill(bus)
                 memory = memory.older
         self.by_cookie.clear()
         count, self.live = self.live, 0

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from secure_world.bus import BusError
 from secure_world.settings import SecureWorldSettings
-from secure_world.ta import TaRegistry
+from secure_world.ta import Params, TaEnvironment, TaRegistry, TeeError, TrustedApplication
 from secure_world.world import SecureWorld
 from smccc.constants import optee_msg as msg
 from smccc.constants import optee_rpc as rpc
@@ -40,6 +40,8 @@ CLOCK = UUID("5f1c6a52-9d0e-4c64-9b53-3d6f2a7be004")
 PANICKER = UUID("5f1c6a52-9d0e-4c64-9b53-3d6f2a7be005")
 
 Param = tuple[int, int, int, int]
+
+__all__ = ["BusError", "Params", "TaRegistry", "TaEnvironment", "TeeError", "TrustedApplication"]
 
 
 class RamBus:
@@ -330,6 +332,8 @@ class Normal:
             self.put(self.shm[fields[15]][0] + fields[13], bytes(data))
             fields[14] = len(data)
         elif operation == rpc.OPTEE_RPC_FS_WRITE:
+            if fields[10] not in self.fds:
+                return tee.TEE_ERROR_BAD_PARAMETERS
             content = self.files[self.fds[fields[10]]]
             content.extend(bytes(max(fields[11] + fields[14] - len(content), 0)))
             data = self.get(self.shm[fields[15]][0] + fields[13], fields[14])
