@@ -41,7 +41,7 @@ def mov(register: int, value: int) -> list[int]:
 
 def program(*call: int) -> bytes:
     """Ask for the UID and store it at RESULT; then make ``call``, resuming it while interrupted."""
-    words = mov(0, optee_smc.OPTEE_SMC_CALLS_UID) + [SMC]
+    words = [*mov(0, optee_smc.OPTEE_SMC_CALLS_UID), SMC]
     words += mov(20, RESULT)
     words += [0x29000680, 0x29010E82]  # stp w0, w1, [x20]; stp w2, w3, [x20, #8]
     for register, value in enumerate(call):
