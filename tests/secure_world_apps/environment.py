@@ -180,6 +180,9 @@ class Environment:
     async def rpc(self, command: int, params: Iterable[tuple[int, int, int, int]]) -> RpcAnswer:
         raise NotImplementedError
 
+    def devices(self, function: int) -> tuple[bytes, ...]:
+        return ()
+
     def cancelled(self) -> bool:
         return False
 

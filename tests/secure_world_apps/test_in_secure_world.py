@@ -132,6 +132,7 @@ def test_a_failing_disk_never_ends_a_session(code: int) -> None:
     guest = machine.guest(1)
     client = Client(guest)
     _, handle = client.create(b"a", b"old")
+    result = -1
     for count in range(40):
 
         def fail(operation: str, left: list[int] = [count]) -> None:  # noqa: B006

@@ -340,7 +340,7 @@ def test_every_request_fails_in_turn_and_the_old_state_stays(
         store.create(b"other", b"untouched")
         before = store.contents()
         failed = fail_nth(store.disk, count, code)
-        result = store.error(lambda s=store, i=info: ACTIONS[action](s, i.number))
+        result = store.error(partial(ACTIONS[action], store, info.number))
         came = failed()
         store.disk.fail = lambda operation: None
         assert store.disk.open_files == 0
@@ -354,7 +354,7 @@ def test_every_request_fails_in_turn_and_the_old_state_stays(
             assert store.contents() == before
             failures += 1
         # Whatever happened, the store goes on.
-        assert store.error(lambda s=store: s.create(b"next", b"1")) == tee.TEE_SUCCESS
+        assert store.error(partial(store.create, b"next", b"1")) == tee.TEE_SUCCESS
         assert store.contents()[b"other"] == b"untouched"
     else:
         raise AssertionError("the action never ended")
