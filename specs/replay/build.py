@@ -2,17 +2,23 @@
 """The simulated OP-TEE configured as the recorded one was built.
 
 The first line of a trace states build options; an option that it does not state is taken from the
-recorded capability exchange, and otherwise is that of OP-TEE's QEMU platform.
+recorded capability exchange, and otherwise is that of OP-TEE's QEMU platform. Which pseudo-TAs a
+build has is seen from the device enumeration.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
+from secure_world.apps.devices import DeviceEnumeration
 from secure_world.settings import SecureWorldSettings
+from smccc.constants import optee_msg as msg
 from smccc.constants import optee_smc as smc
 from smccc.registers import low32
+from specs.replay.compare import parameters
+from specs.replay.expectation import Plan
 from specs.replay.reader import Trace
 from specs.replay.survey import Survey, config
 
@@ -26,7 +32,32 @@ DEFAULT_REVISION: Final = (4, 10)
 _REVISION: Final = re.compile(r"reports (?:revision )?(\d{1,4})\.(\d{1,4})")
 
 
-def settings_for(trace: Trace, facts: Survey) -> SecureWorldSettings:
+def devices_of(plans: Iterable[Plan]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]] | None:
+    """UUID octets that the recorded OP-TEE lists as devices: which pseudo-TAs its build has.
+
+    As the two functions of the device enumeration answered; None if nobody asked.
+    """
+    found: dict[int, tuple[bytes, ...]] = {}
+    for plan in plans:
+        start, final = plan.flight.start.msg, plan.flight.final
+        asked = plan.uuid == DeviceEnumeration.uuid
+        invoked = plan.command == msg.OPTEE_MSG_CMD_INVOKE_COMMAND
+        if not asked or not invoked or start is None or final is None or final.msg is None:
+            continue
+        params = parameters(final.msg.data)
+        function = int.from_bytes(start.data[4:8], "little")
+        if function > 1 or not params or any(final.msg.data[20:24]):
+            continue
+        if not params[0].b:
+            found[function] = ()
+        for buffer in final.buffers:
+            if buffer.param == 0 and len(buffer.data) == params[0].b:
+                octets = buffer.data
+                found[function] = tuple([octets[i : i + 16] for i in range(0, len(octets), 16)])
+    return (found.get(0, ()), found.get(1, ())) if found else None
+
+
+def settings_for(trace: Trace, facts: Survey, plans: Iterable[Plan]) -> SecureWorldSettings:
     """Settings of the simulated OP-TEE for a trace."""
     recorded: int | None = None
     answer = facts.answers.get(smc.OPTEE_SMC_EXCHANGE_CAPABILITIES)
@@ -59,4 +90,5 @@ def settings_for(trace: Trace, facts: Survey) -> SecureWorldSettings:
         rpc_cache=config(trace.meta, "PREALLOC_RPC_CACHE") != "n",
         reserved_shm=reserved,
         revision=revision,
+        devices=devices_of(plans),
     )

@@ -16,6 +16,9 @@ from uuid import UUID
 
 import attrs
 
+from secure_world.apps.devices import DEVICES, DEVICES_WITH_SUPPLICANT, DeviceEnumeration
+from secure_world.apps.echo import PANIC, Echo, EchoShared
+from secure_world.apps.invoke_tests import MEMREF_NULL, PARAMS, TRACE, InvokeTests
 from smccc import wire
 from smccc.constants import optee_msg as msg
 from smccc.constants import optee_rpc as rpc
@@ -88,6 +91,35 @@ def result_of(answer: Return | None) -> tuple[int, int]:
     )
 
 
+MODELLED: Final = {
+    DeviceEnumeration.uuid: (DEVICES, DEVICES_WITH_SUPPLICANT),
+    InvokeTests.uuid: (TRACE, PARAMS, MEMREF_NULL),
+    Echo.uuid: tuple(range(PANIC + 1)),
+    EchoShared.uuid: tuple(range(PANIC + 1)),
+}
+"""Commands of recorded TAs that our own of that name have; another one is refused by ours."""
+
+_REFUSALS: Final = (
+    tee.TEE_ERROR_BAD_PARAMETERS,
+    tee.TEE_ERROR_NOT_SUPPORTED,
+    tee.TEE_ERROR_NOT_IMPLEMENTED,
+)
+
+
+def _foreign_command(plan: Plan) -> str:
+    """A command that the recorded TA has and ours of that name has not; empty if there is none."""
+    content = plan.flight.start.msg
+    if content is None or plan.command != msg.OPTEE_MSG_CMD_INVOKE_COMMAND:
+        return ""
+    known = MODELLED.get(plan.uuid) if plan.uuid is not None else None
+    function = int.from_bytes(content.data[4:8], "little")
+    result, origin = result_of(plan.flight.final)
+    refused = result in _REFUSALS and origin == tee.TEE_ORIGIN_TRUSTED_APP
+    if known is None or function in known or refused or origin == tee.TEE_ORIGIN_TEE:
+        return ""
+    return f"TA {plan.uuid}, command {function}"
+
+
 def plans_of(happenings: list[Happening], have: set[UUID]) -> dict[Flight, Plan]:
     """Plan of every flight. ``have``: UUIDs of the TAs that our secure world has."""
     plans: dict[Flight, Plan] = {}
@@ -114,6 +146,8 @@ def plans_of(happenings: list[Happening], have: set[UUID]) -> dict[Flight, Plan]
             plan.apart = f"TA {plan.uuid}"
         elif plan.session and plan.uuid is None:
             plan.apart = _stranger(plan)
+        else:
+            plan.apart = _foreign_command(plan)
         _expect(plan)
     return plans
 

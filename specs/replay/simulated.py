@@ -105,10 +105,12 @@ class SecureReplay:
         ours = {application.uuid for application in registry.applications()}
         self._plans = plans_of(self._happenings, ours)
         self._conductor = Conductor(self.memory, registry)
-        missing = {p.uuid: None for p in self._plans.values() if p.apart and p.uuid is not None}
+        missing = {p.uuid: None for p in self._plans.values() if p.apart and p.uuid not in ours}
         for identifier in missing:
+            if identifier is None:
+                continue
             registry.register(stand_in(identifier, self._conductor.script))
-        self.settings = settings_for(trace, self.facts)
+        self.settings = settings_for(trace, self.facts, self._plans.values())
         self.world = SecureWorld(self.memory, self.settings, self._conductor, registry=registry)
         self._conductor.world = self.world
         self._progress = progress
