@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.packaging.conftest import PACKAGES, ROOT
 
-SPDX = "SPDX-License-Identifier: BSD-2-Clause"
+SPDX = ": ".join(("SPDX-License-Identifier", "BSD-2-Clause"))  # in two parts for the reuse tool
 SOURCES = (*PACKAGES, "tests", "benchmarks", "examples", "docs")
 TEXT = {".py", ".md", ".toml", ".c", ".h", ".s", ".json", ".jsonl", ".txt"}
 
