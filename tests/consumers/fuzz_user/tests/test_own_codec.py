@@ -31,16 +31,16 @@ class OwnDriver:
 
 @st.composite
 def buffers(draw: st.DrawFn) -> bytes:
-    count = draw(st.sampled_from([0, 1, 4, 126, 127, 128, 0xFFFFFFFF]))
+    count = draw(st.sampled_from([0, 4, 127, 128, 0xFFFFFFFF]))
     header = struct.pack("<8I", *draw(st.tuples(*[st.integers(0, 0xFFFFFFFF)] * 7)), count)
     data = header + bytes(range(256)) * (32 * min(count, 130) // 256 + 1)
     exact = 32 + 32 * min(count, 130)
-    return data[: exact - draw(st.sampled_from([0, 0, 0, 1, 32]))]
+    return data[: exact - draw(st.sampled_from([0, 1]))]
 
 
 def parsers_agree() -> None:
     # Without shrinking: the mutant below only asks whether an example is found at all.
-    @settings(derandomize=True, database=None, phases=[Phase.generate])
+    @settings(max_examples=1000, derandomize=True, database=None, phases=[Phase.generate])
     @given(buffers())
     def check(data: bytes) -> None:
         own = OwnDriver.parse(data)
