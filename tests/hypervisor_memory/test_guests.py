@@ -15,6 +15,7 @@ from mediator.hypervisor.errors import InvariantError
 from mediator.hypervisor.frames import FIRST_GUEST, OUTSIDER, SECURE
 from mediator.hypervisor.host import ReferenceHost
 from mediator.hypervisor.memory import PhysicalMemory
+from mediator.hypervisor.pages import SMALL_LIST
 from secure_world.bus import BusError
 from tests.hypervisor_memory.support import (
     FIRST,
@@ -298,6 +299,55 @@ def test_a_pinned_and_mapped_page_waits_for_both() -> None:
             step()
         assert host.memory.word(frame) == 0
         audit(host.memory)
+
+
+def test_every_mapping_elsewhere_counts() -> None:
+    host = machine(guests=3)
+    for guest in (2, 3):
+        host.share(guest, ELSEWHERE, 1, 1, RAM)
+    frame = pfn(host, 1, RAM)
+    host.guest_write(1, RAM, b"still here")
+    host.remove_guest(1)
+    host.balloon_out(2, ELSEWHERE, 1)
+    assert host.memory.is_zombie(frame)
+    assert host.guest_read(3, ELSEWHERE, 10) == b"still here"
+    host.remove_guest(3)
+    assert host.memory.word(frame) == 0
+    assert host.reusable(1)
+
+
+@pytest.mark.parametrize("times", [1, SMALL_LIST])
+def test_unpinning_does_not_free_what_is_mapped_elsewhere(times: int) -> None:
+    host = machine()
+    host.share(2, ELSEWHERE, 1, 1, RAM)
+    frames = pin(host, 1, *[RAM] * times)
+    frame = pfn(host, 1, RAM)
+    host.balloon_out(1, RAM, 1)
+    host.unpin_pages(1, frames)
+    assert host.memory.is_zombie(frame)
+    assert host.guest_read(2, ELSEWHERE, 4) == bytes(4)
+    host.balloon_out(2, ELSEWHERE, 1)
+    assert host.memory.word(frame) == 0
+
+
+@pytest.mark.parametrize("times", [1, SMALL_LIST])
+@pytest.mark.parametrize("held_by_others", [False, True])
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_pin_too_few_is_found_whatever_else_the_word_says(
+    times: int, held_by_others: bool, gone: bool
+) -> None:
+    host = machine()
+    frames = pin(host, 1, *[RAM] * times)
+    if held_by_others:
+        host.share(2, ELSEWHERE, 1, 1, RAM)
+    if gone:
+        host.balloon_out(1, RAM, 1)
+    before = state(host.memory)
+    with pytest.raises(InvariantError, match="not pinned"):
+        host.unpin_pages(1, frames + frames[:8])
+    assert state(host.memory) == before
+    host.unpin_pages(1, frames)
+    assert host.memory.is_zombie(addresses(frames)[0] >> 12) == (held_by_others and gone)
 
 
 def test_ids_that_cannot_be() -> None:

@@ -242,6 +242,7 @@ def test_a_page_whose_frame_has_another_owner_is_refused_however_stage_2_present
     before = state(host.memory)
     assert host.pin_pages(1, words(RAM, RAM + 5 * PAGE)) is None
     assert host.pin_pages(1, words(*[RAM] * SMALL_LIST, RAM + 5 * PAGE)) is None
+    assert host.pin_pages(1, words(*[RAM] * (2 * pages.BLOCK), RAM + 5 * PAGE)) is None
     assert state(host.memory) == before
 
 

@@ -169,6 +169,36 @@ def test_frames_that_do_not_fit_are_refused(kind: int, pa: int, step: int) -> No
     assert table.mappings() == []
 
 
+@pytest.mark.parametrize("start", [0x40000, 0x40001, 0x401FF])
+@pytest.mark.parametrize("pages", [1, 511, 512, 1000])
+def test_gathers_at_the_edges_of_an_extent(start: int, pages: int) -> None:
+    table = Stage2()
+    table.map_range(start * PAGE, pages, s2.OWN_RW, 0x9000_0000)
+    for gfn, mapped in ((start - 1, 0), (start, 1), (start + pages - 1, 1), (start + pages, 0)):
+        kinds = table.gather(np.array([gfn, start], np.int64))[1]
+        assert kinds.tolist() == [s2.OWN_RW * mapped, s2.OWN_RW]
+    table.map_range((start + 4096) * PAGE, 600, s2.OWN_RO, 0xA000_0000)
+    for gfn in (start - 1, start + pages, start + 4095, start + 4096 + 600, 1 << 52, 0):
+        pfns, kinds = table.gather(np.array([gfn, start], np.int64))
+        assert (pfns.tolist()[0], kinds.tolist()) == (0, [s2.ABSENT, s2.OWN_RW])
+
+
+def test_a_change_is_seen_by_what_was_remembered() -> None:
+    table = Stage2()
+    table.map_range(0, 4, s2.OWN_RW, 0x9000_0000)
+    changes = (
+        lambda: table.remap(0, 1, s2.OWN_RO),
+        lambda: table.map_range(0, 1, s2.OWN_RW, 0xA000_0000),
+        lambda: table.map_frames(0, s2.OWN_RW, np.array([5], np.int64)),
+        lambda: table.unmap(0, 1),
+    )
+    for change in changes:
+        table.translate(0)
+        assert 0 in table.tlb
+        change()
+        assert 0 not in table.tlb
+
+
 def test_a_page_made_absent_by_remap_keeps_its_frame() -> None:
     table = Stage2()
     table.map_range(0x4000_0000, 4, s2.OWN_RW, 0x9000_0000, 3 * PAGE)
