@@ -48,6 +48,10 @@ _SIZE: Final = struct.Struct("<Q")
 RET_OFFSET: Final = 20
 """Byte offset of ``ret`` in a message; ``ret_origin`` follows."""
 
+# Place p of the unpacked message (8, 12, ...) is byte 8 * p - 32; the first word follows.
+_FIRST_WORD: Final = 32 - 8 + RET_OFFSET
+_AFTER_WORDS: Final = RET_OFFSET + _WORDS.size
+
 _OUTPUT: Final = 2
 """Bit of a TEE_PARAM_TYPE_* that says a result goes back (VALUE or MEMREF, OUTPUT or INOUT)."""
 
@@ -94,10 +98,19 @@ class MemoryReference:
 
     def write(self, offset: int, data: bytes) -> None:
         """Store ``data`` at ``offset``."""
-        if offset < 0 or offset + len(data) > self.capacity:
+        size = len(data)
+        if offset < 0 or offset + size > self.capacity:
             raise TaPanic(tee.TEE_ERROR_ACCESS_DENIED)
-        if self.memory is not None:
-            self.memory.write(self.offset + offset, data)
+        memory = self.memory
+        offset += self.offset
+        if memory.__class__ is SharedMemory and size:
+            start = memory.page_offset + offset
+            at = start & PAGE_MASK
+            if at + size <= PAGE_SIZE:
+                memory.bus.write(memory.client, memory.pages[start >> PAGE_SHIFT] + at, data)
+                return
+        if memory is not None:
+            memory.write(offset, data)
 
     def set_size(self, size: int) -> None:
         """Size in bytes that the client sees on return."""
@@ -108,7 +121,7 @@ class CallParams:
     """The four parameters of one call (the ``Params`` of the TA interface).
 
     ``memories`` are the objects that the call holds; ``outputs`` the parameters that carry a result,
-    each with the byte offset of its first word in the message.
+    each with the byte offset of its first word from ``ret``.
     """
 
     __slots__ = ("items", "memories", "outputs", "types")
@@ -151,13 +164,14 @@ def copy_in(
     items = params.items
     types = 0
     for place, index in layout:
-        attr = fields[place]
-        if not attr:
+        number = fields[place]
+        if not number:
             continue
-        number = attr & 0xFF
+        if number > 0xFF:
+            if number & _META:
+                return tee.TEE_ERROR_BAD_PARAMETERS
+            number &= 0xFF
         kind = PARAM_KIND[number]
-        if attr & _META or kind == KIND_INVALID:
-            return tee.TEE_ERROR_BAD_PARAMETERS
         item: Value | MemoryReference
         if kind == KIND_VALUE:
             item = Value(fields[place + 1] & _M32, fields[place + 2] & _M32)
@@ -186,16 +200,17 @@ def copy_in(
                 return tee.TEE_ERROR_BAD_PARAMETERS
             item = temporary
             number -= _TMEM_TO_TEE
+        elif kind == KIND_INVALID:
+            return tee.TEE_ERROR_BAD_PARAMETERS
         else:
             continue
         items[index] = item
         types |= number << 4 * index
         if number & _OUTPUT:
-            # Place p of the unpacked message (8, 12, ...) is byte 8 * p - 32; the words follow.
             if params.outputs is None:
-                params.outputs = [(8 * place - 24, item)]
+                params.outputs = [(8 * place - _FIRST_WORD, item)]
             else:
-                params.outputs.append((8 * place - 24, item))
+                params.outputs.append((8 * place - _FIRST_WORD, item))
     params.types = types
     return tee.TEE_SUCCESS
 
@@ -236,14 +251,14 @@ def copy_out(thread: Thread, data: bytes, params: CallParams, ret: int, origin: 
     if outputs is None:
         thread.write_arg(RET_OFFSET, _RESULT.pack(ret, origin))
         return
-    image = bytearray(data[: outputs[-1][0] + _WORDS.size])
-    _RESULT.pack_into(image, RET_OFFSET, ret, origin)
+    image = bytearray(data[RET_OFFSET : outputs[-1][0] + _AFTER_WORDS])
+    _RESULT.pack_into(image, 0, ret, origin)
     for at, item in outputs:
         if item.__class__ is Value:
             _WORDS.pack_into(image, at, item.a & _M32, item.b & _M32)
         elif item.__class__ is MemoryReference:
             _SIZE.pack_into(image, at + 8, item.size & _M64)
-    thread.write_arg(RET_OFFSET, bytes(image[RET_OFFSET:]))
+    thread.write_arg(RET_OFFSET, bytes(image))
 
 
 def take_back(partition: Partition, memories: list[SharedMemory | ContiguousMemory]) -> bool:

@@ -29,6 +29,10 @@ ADDRESS_BITS: Final = 48
 """Physical addresses beyond this are never memory; they would not fit the page arithmetic."""
 
 
+_NO_PAGE: Final = PAGE_MASK | (1 << 64) - (1 << ADDRESS_BITS)
+"""Bits that no page address has."""
+
+
 class BadPageList(Exception):
     """A list that OP-TEE refuses: an entry or link with low bits, or not usable memory."""
 
@@ -218,12 +222,13 @@ def read_page_list(bus: Bus, client: int, address: int, count: int) -> array[int
     pages = page_array(words)
     if count < SMALL_LIST:
         for page in pages:
-            if page & PAGE_MASK or page >> ADDRESS_BITS:
+            if page & _NO_PAGE:
                 raise BadPageList(page)
     else:
-        bad = np.frombuffer(words, "<u8") & np.uint64(PAGE_MASK | ((1 << 16) - 1) << ADDRESS_BITS)
-        if bad.any():
-            raise BadPageList(int(pages[int(bad.nonzero()[0][0])]))
+        every = np.frombuffer(words, "<u8")
+        if int(np.bitwise_or.reduce(every)) & _NO_PAGE:
+            first = int((every & np.uint64(_NO_PAGE)).nonzero()[0][0])
+            raise BadPageList(pages[first])
     if not bus.check_pages(client, words):
         raise BadPageList(pages[0], count * PAGE_SIZE)
     return pages

@@ -230,3 +230,52 @@ def test_a_lying_secure_world(policy: Liar, written: tuple[int, int]) -> None:
     assert w.smc(smc.OPTEE_SMC_CALL_WITH_ARG, 0, s.BASE + 0x1000, 5) == (1, 0, 0, 0)
     assert struct.unpack_from("<2I", bus.ram, 0x1014) == written
     assert w.smc(smc.OPTEE_SMC_GET_THREAD_COUNT, 0x55) == (1, 0x55, 0, 0)
+
+
+class TestNestedCalls:
+    """Another processor's call in the middle of one: the bus is where the test gets in."""
+
+    def during(self, n: Normal, act: object) -> Registers4:
+        session = n.session(s.ECHO)
+        cookie, address = n.buffer(64)
+        read, done = n.bus.read, []
+
+        def hook(client: int, pa: int, size: int) -> bytes:
+            if pa == address and not done:
+                done.append(1)
+                act()  # type: ignore[operator]
+            return read(client, pa, size)
+
+        n.bus.read = hook  # type: ignore[method-assign]
+        params = [(7, 0, 64, cookie), s.NOTHING, s.NOTHING, s.NOTHING]
+        _, registers = n.start(s.message(1, params, func=1, session=session))
+        assert done
+        return registers
+
+    def test_a_running_thread_cannot_be_resumed(self) -> None:
+        n = Normal(SecureWorldSettings())
+        seen: list[int] = []
+        registers = self.during(n, lambda: seen.append(n.resume(0)[0]))
+        assert (seen, registers) == ([3], (0, 0, 0, 0))
+
+    def test_another_call_takes_another_thread(self) -> None:
+        n = Normal(SecureWorldSettings())
+        seen: list[int] = []
+
+        def other() -> None:
+            seen.append(n.session(s.ARITHMETIC))
+
+        assert self.during(n, other) == (0, 0, 0, 0)
+        assert seen == [2]
+
+    def test_the_partition_may_go(self) -> None:
+        n = Normal(SecureWorldSettings())
+
+        def destroy() -> None:
+            assert n.world.smc(smc.OPTEE_SMC_VM_DESTROYED, 1)[0] == 0
+            n.bus.writes.clear()
+
+        self.during(n, destroy)
+        assert n.bus.writes == []
+        assert n.resume(0)[0] == smc.OPTEE_SMC_RETURN_ENOTAVAIL
+        assert n.of(events.Breach) == []
