@@ -134,7 +134,10 @@ class ShadowPool:
         memory = self._memory
         if pages < 1 or not memory.first <= pfn <= memory.end - pages:
             raise InvariantError(call, f"{pages} pages from frame {pfn:#x} on are no shadow")
-        if self._words[pfn] != _IN_USE or np.any(memory.array[pfn : pfn + pages] != _IN_USE):
+        in_use = self._words[pfn] == _IN_USE
+        if in_use and pages > 1:
+            in_use = bool(np.all(memory.array[pfn : pfn + pages] == _IN_USE))
+        if not in_use:
             raise InvariantError(call, f"a page of {pages} from frame {pfn:#x} on is not in use")
 
     def _place(self, pages: int) -> int | None:
