@@ -8,7 +8,6 @@ import hmac
 from collections.abc import Iterable, MutableMapping
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from secure_world.monitor import SITE_CHECKPOINT
 from secure_world.ree_fs import ReeFileSystem
 from secure_world.ta import (
     SHM_APPLICATION,
@@ -72,11 +71,7 @@ class Environment:
 
     async def checkpoint(self, ns: int = 0) -> None:
         """Account ``ns`` of secure time, then let a pending foreign interrupt through."""
-        world = self._partition.world
-        if ns > 0:
-            world.monitor.charge(ns)
-        if world.asks_for_interrupts:
-            await self.thread.interrupt_point(SITE_CHECKPOINT)
+        await self.thread.checkpoint(ns)
 
     async def get_ree_time(self) -> ReeTime:
         """RPC GET_TIME; :class:`TeeError` with the answer's code if refused."""

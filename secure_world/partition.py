@@ -56,7 +56,7 @@ class Partition:
         self.bus: Bus = world.bus
         self.older: Partition | None = None
         self.threads = [Thread(self, index) for index in range(settings.threads)]
-        self.shm = ShmTable(world.bus, client, settings.max_object_pages)
+        self.shm = ShmTable(world.bus, client, settings)
         self.sessions = SessionTable(self)
         self.notifications = Notifications(settings.max_notification)
         self.keeps_arguments = settings.rpc_cache_at_boot and settings.rpc_cache

@@ -255,6 +255,8 @@ class SessionTable:
         self, thread: Thread, uuid: bytes, identity: ClientIdentity, params: CallParams
     ) -> tuple[int, int, int]:
         """Open a session. Returns result, origin and the session's number (0 on failure)."""
+        if len(self.sessions) >= self._partition.world.settings.max_sessions:
+            return tee.TEE_ERROR_OUT_OF_MEMORY, tee.TEE_ORIGIN_TEE, 0
         session = Session(self._new_id(), thread)
         self.sessions[session.id] = session
         code, context = await self._attach(uuid, thread)

@@ -23,6 +23,21 @@ DEFAULT_GUESTS: Final = 64
 DEFAULT_OBJECT_PAGES: Final = 1 << 20
 """Pages of one buffer, 4 GiB. Stands for OP-TEE's heap, which refuses what it cannot describe."""
 
+DEFAULT_PARTITION_PAGES: Final = 1 << 22
+"""Pages of all buffers of one partition, 16 GiB: what its tables may take of OP-TEE's heap."""
+
+DEFAULT_OBJECTS: Final = 1 << 16
+"""Buffers of one partition. Mediators allow far fewer; this bounds a guest without a mediator."""
+
+DEFAULT_SESSIONS: Final = 1 << 12
+"""Sessions of one partition. A real OP-TEE runs out of heap somewhere; the TEE says OUT_OF_MEMORY."""
+
+DEFAULT_CHECKPOINTS: Final = 1 << 12
+"""Checkpoints of a TA in one entry before it is sent out: no SMC may take for ever (I7)."""
+
+DEFAULT_SLICE_NS: Final = 10_000_000
+"""Secure time in one entry before a thread is sent out, longer than any tick of a real guest."""
+
 DEFAULT_TA_IMAGE: Final = 4 << 20
 """Bytes of one TA image. Stands for the secure memory of a real platform."""
 
@@ -77,6 +92,15 @@ class SecureWorldSettings:
     max_object_pages: int = attrs.field(
         default=DEFAULT_OBJECT_PAGES, validator=_bounded(1, 1 << 24)
     )
+    max_pages: int = attrs.field(default=DEFAULT_PARTITION_PAGES, validator=_bounded(1, 1 << 26))
+    max_objects: int = attrs.field(default=DEFAULT_OBJECTS, validator=_bounded(1, 1 << 20))
+    max_sessions: int = attrs.field(default=DEFAULT_SESSIONS, validator=_bounded(1, 1 << 20))
+    checkpoints_per_entry: int = attrs.field(
+        default=DEFAULT_CHECKPOINTS, validator=_bounded(1, 1 << 30)
+    )
+    slice_ns: int = attrs.field(default=DEFAULT_SLICE_NS, validator=_bounded(1, 1 << 60))
+    """A TA that passes checkpoints for this long leaves as for a foreign interrupt, even if none
+    is pending. Not asked of a monitor that decides by itself (``Stimuli``)."""
     max_ta_image: int = attrs.field(default=DEFAULT_TA_IMAGE, validator=_bounded(1, 1 << 30))
     fast_call_ns: int = 500
     """Secure time charged for a fast call."""

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from secure_world.bus import Bus
+from secure_world.settings import SecureWorldSettings
 
 PAGE_SIZE: Final = 4096
 PAGE_SHIFT: Final = 12
@@ -237,14 +238,15 @@ def read_page_list(bus: Bus, client: int, address: int, count: int) -> array[int
 class ShmTable:
     """All objects of one partition, by cookie."""
 
-    __slots__ = ("_bus", "_client", "_max_pages", "by_cookie", "live")
+    __slots__ = ("_bus", "_client", "_limits", "by_cookie", "live", "pages")
 
-    def __init__(self, bus: Bus, client: int, max_pages: int) -> None:
+    def __init__(self, bus: Bus, client: int, limits: SecureWorldSettings) -> None:
         self._bus = bus
         self._client = client
-        self._max_pages = max_pages
+        self._limits = limits
         self.by_cookie: dict[int, SharedMemory] = {}
         self.live = 0
+        self.pages = 0
 
     def from_list(self, address: int, size: int, cookie: int, guarded: bool) -> SharedMemory | None:
         """A new object from a page list (``address`` = list page | offset), or None if refused.
@@ -253,7 +255,10 @@ class ShmTable:
         """
         offset = address & PAGE_MASK
         count = page_count(offset, size)
-        if not 0 < count <= self._max_pages:
+        limits = self._limits
+        if not 0 < count <= limits.max_object_pages:
+            return None
+        if self.live >= limits.max_objects or self.pages + count > limits.max_pages:
             return None
         pages = read_page_list(self._bus, self._client, address - offset, count)
         return self.add(pages, offset, cookie, guarded)
@@ -264,6 +269,7 @@ class ShmTable:
         memory.older = self.by_cookie.get(cookie)
         self.by_cookie[cookie] = memory
         self.live += 1
+        self.pages += len(pages)
         return memory
 
     def remove(self, memory: SharedMemory) -> None:
@@ -281,6 +287,7 @@ class ShmTable:
                 return
             head.older = memory.older
         self.live -= 1
+        self.pages -= len(memory.pages)
 
     def contains(self, memory: SharedMemory) -> bool:
         """True while the object is known."""
@@ -297,5 +304,5 @@ class ShmTable:
                 memory.kill(bus)
                 memory = memory.older
         self.by_cookie.clear()
-        count, self.live = self.live, 0
+        count, self.live, self.pages = self.live, 0, 0
         return count

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from secure_world import events
 from secure_world.bus import BusError
 from secure_world.monitor import (
+    SITE_CHECKPOINT,
     SITE_RPC,
     SITE_WAITED,
     STIMULUS_FOREIGN_INTERRUPT,
@@ -137,7 +138,9 @@ class Thread:
         "partition",
         "result",
         "rpc_command",
+        "spent_ns",
         "state",
+        "steps",
     )
 
     def __init__(self, partition: Partition, index: int) -> None:
@@ -152,6 +155,8 @@ class Thread:
         self.dirty = False
         self.result = 0
         self.rpc_command = -1
+        self.steps = 0
+        self.spent_ns = 0
         self.fs_buffer: ReeBuffer | None = None
         self.held: list[TeeMutex] = []
 
@@ -192,6 +197,22 @@ class Thread:
                     else rpc.OPTEE_RPC_NOTIFICATION_SEND,
                     value,
                 )
+
+    async def checkpoint(self, ns: int) -> None:
+        """A point where a TA may be interrupted; after a bounded time and number it is sent out."""
+        world = self.partition.world
+        if ns > 0:
+            world.monitor.charge(ns)
+            self.spent_ns += ns
+        self.steps += 1
+        settings = world.settings
+        overdue = self.spent_ns >= settings.slice_ns and world.stimulus is None
+        if overdue or self.steps >= settings.checkpoints_per_entry:
+            self.steps = 0
+            self.spent_ns = 0
+            await leave(_FOREIGN)
+        elif world.asks_for_interrupts:
+            await self.interrupt_point(SITE_CHECKPOINT)
 
     async def rpc_cmd(self, command: int, *params: RpcParam) -> tuple[int, ...]:
         """One RPC command with at most four parameters.

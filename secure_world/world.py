@@ -294,8 +294,11 @@ class SecureWorld:
     def notify(self, client: int, value: int = 0) -> bool:
         """A secure interrupt handler sends notification ``value`` (0: do bottom half) to a client.
 
-        False if the client has no partition or has not enabled notifications.
+        False if the client has no partition or has not enabled notifications; ValueError for a
+        value above the highest one.
         """
+        if not 0 <= value <= self.settings.max_notification:
+            raise ValueError(f"{value} is no notification value")
         partition = self.partition(client)
         if partition is None or not partition.notifications.enabled:
             return False

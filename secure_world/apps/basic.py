@@ -90,13 +90,9 @@ class MemoryReferences(_PseudoTa):
         if command == self.SUM:
             return await self._sum(env, params)
         if command == self.FILL:
-            return self._fill(params)
+            return await self._fill(env, params)
         if command == self.REVERSE:
-            if params.types != TYPE_MEMREF_INOUT:
-                return tee.TEE_ERROR_BAD_PARAMETERS
-            memref = params.memref(0)
-            memref.write(0, memref.read(0, memref.capacity)[::-1])
-            return tee.TEE_SUCCESS
+            return await self._reverse(env, params)
         if command == self.COPY:
             return await self._copy(env, params)
         if command == self.IS_NULL:
@@ -119,14 +115,34 @@ class MemoryReferences(_PseudoTa):
         value.a, value.b = total, memref.capacity
         return tee.TEE_SUCCESS
 
-    def _fill(self, params: Params) -> int:
+    async def _reverse(self, env: TaEnvironment, params: Params) -> int:
+        """Swap blocks from both ends, so that a buffer of any size costs little memory."""
+        if params.types != TYPE_MEMREF_INOUT:
+            return tee.TEE_ERROR_BAD_PARAMETERS
+        memref = params.memref(0)
+        low, high = 0, memref.capacity
+        while low < high:
+            size = min(BLOCK, (high - low + 1) // 2)
+            head, tail = memref.read(low, size), memref.read(high - size, size)
+            memref.write(low, tail[::-1])
+            memref.write(high - size, head[::-1])
+            low += size
+            high -= size
+            if low < high:
+                await env.checkpoint(BLOCK_NS)
+        return tee.TEE_SUCCESS
+
+    async def _fill(self, env: TaEnvironment, params: Params) -> int:
         if params.types != param_types(TYPE_MEMREF_OUTPUT, TYPE_VALUE_INPUT):
             return tee.TEE_ERROR_BAD_PARAMETERS
         memref, value = params.memref(0), params.value(1)
         memref.set_size(value.b)
         if value.b > memref.capacity:
             return tee.TEE_ERROR_SHORT_BUFFER
-        memref.write(0, bytes([value.a & 0xFF]) * value.b)
+        for at in range(0, value.b, BLOCK):
+            if at:
+                await env.checkpoint(BLOCK_NS)
+            memref.write(at, bytes([value.a & 0xFF]) * min(BLOCK, value.b - at))
         return tee.TEE_SUCCESS
 
     async def _copy(self, env: TaEnvironment, params: Params) -> int:

@@ -40,6 +40,7 @@ LOOP_STEP: Final = 10_000
 LOOP_STEP_NS: Final = 100_000
 BLOCK: Final = 1 << 16
 """Bytes handled at a time, so that a buffer of any size costs little memory."""
+BLOCK_NS: Final = 50_000
 _INVERT: Final = bytes(255 - byte for byte in range(256))
 
 
@@ -90,6 +91,8 @@ class Echo(TrustedApplication):
             elif kind in (TYPE_MEMREF_INPUT, TYPE_MEMREF_OUTPUT, TYPE_MEMREF_INOUT):
                 memref = params.memref(index)
                 for at in range(0, memref.capacity, BLOCK):
+                    if at:
+                        await env.checkpoint(BLOCK_NS)
                     size = min(BLOCK, memref.capacity - at)
                     if kind == TYPE_MEMREF_OUTPUT:
                         memref.write(at, bytes([FILL_BYTE]) * size)

@@ -23,6 +23,10 @@ TRACE: Final = 0
 PARAMS: Final = 1
 MEMREF_NULL: Final = 10
 
+BLOCK: Final = 1 << 16
+"""Bytes summed up between two checkpoints."""
+BLOCK_NS: Final = 50_000
+
 
 def _only(params: Params, kind: int, others: int) -> int:
     """Index of the one parameter of type ``kind`` if all others are of type ``others``, else -1."""
@@ -49,13 +53,13 @@ class InvokeTests(TrustedApplication):
         if command == TRACE:
             return tee.TEE_SUCCESS
         if command == PARAMS:
-            return self._params(params)
+            return await self._params(env, params)
         if command == MEMREF_NULL:
             ok = params.types == TYPE_MEMREF_INOUT and params.memref(0).null
             return tee.TEE_SUCCESS if ok else tee.TEE_ERROR_BAD_PARAMETERS
         return tee.TEE_ERROR_BAD_PARAMETERS
 
-    def _params(self, params: Params) -> int:
+    async def _params(self, env: TaEnvironment, params: Params) -> int:
         """One inout value: a += b. One output, three inputs: their sums. One buffer: sum in [0]."""
         index = _only(params, TYPE_VALUE_INOUT, TYPE_NONE)
         if index >= 0:
@@ -72,8 +76,12 @@ class InvokeTests(TrustedApplication):
         index = _only(params, TYPE_MEMREF_INOUT, TYPE_NONE)
         if index >= 0:
             memref = params.memref(index)
+            total = 0
+            for at in range(0, memref.capacity, BLOCK):
+                if at:
+                    await env.checkpoint(BLOCK_NS)
+                total += sum(memref.read(at, min(BLOCK, memref.capacity - at)))
             if memref.capacity:
-                total = sum(memref.read(0, memref.capacity))
                 memref.write(0, bytes([total & 0xFF]))
             return tee.TEE_SUCCESS
         return tee.TEE_ERROR_BAD_PARAMETERS

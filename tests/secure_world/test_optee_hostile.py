@@ -279,3 +279,71 @@ class TestNestedCalls:
         assert n.bus.writes == []
         assert n.resume(0)[0] == smc.OPTEE_SMC_RETURN_ENOTAVAIL
         assert n.of(events.Breach) == []
+
+
+class TestBounds:
+    """What one guest can ask for has an end, and no entry takes for ever."""
+
+    def test_work_without_end_leaves_again_and_again(self) -> None:
+        n = Normal(SecureWorldSettings(checkpoints_per_entry=10))
+        session = n.session(s.CLOCK)
+        params = [(1, s.M32, 0, 0)]
+        _, registers = n.start(s.message(1, params, func=0, session=session))
+        for _ in range(50):
+            assert registers == (smc.OPTEE_SMC_RETURN_RPC_FOREIGN_INTR, 0, 0, 0)
+            registers = n.resume(0)
+        assert n.call(3, session=session).ret == 0
+        assert n.resume(0) == (0, 0, 0, 0)
+
+    def test_a_slice_of_secure_time(self) -> None:
+        n = Normal(SecureWorldSettings(slice_ns=1_000_000))
+        session = n.session(s.CLOCK)
+        _, registers = n.start(s.message(1, [(1, 100, 100_000, 0)], func=0, session=session))
+        slices = 0
+        while registers[0]:
+            assert registers[0] == smc.OPTEE_SMC_RETURN_RPC_FOREIGN_INTR
+            slices += 1
+            registers = n.resume(0)
+        assert slices == 10
+
+    def test_a_huge_buffer_is_worked_through_in_slices(self) -> None:
+        n = Normal(SecureWorldSettings(slice_ns=1_000_000))
+        session = n.session(s.MEMREFS)
+        page, first = n.pages(), n.pages()
+        n.put(first, struct.pack("<511Q", *[page] * 511) + struct.pack("<Q", first))
+        size = 0x1000_0000
+        assert n.call(4, [(s.REG_ATTR, first, size, 5)]).ret == 0
+        n.bus.reads = 0
+        params = [(7, 0, size, 5)]
+        _, registers = n.start(s.message(1, params, func=2, session=session))
+        assert registers[0] == smc.OPTEE_SMC_RETURN_RPC_FOREIGN_INTR
+        assert n.bus.reads < 1000
+
+    @pytest.mark.parametrize("limit", [1, 3])
+    def test_sessions(self, limit: int) -> None:
+        n = Normal(SecureWorldSettings(max_sessions=limit))
+        for _ in range(limit):
+            last = n.session(s.ARITHMETIC)
+        full = n.open(s.ARITHMETIC)
+        assert full.result == (tee.TEE_ERROR_OUT_OF_MEMORY, tee.TEE_ORIGIN_TEE)
+        n.close(last)
+        assert n.session(s.ARITHMETIC) == last
+
+    def test_buffers_and_pages(self) -> None:
+        n = Normal(SecureWorldSettings(max_objects=2, max_pages=5, max_object_pages=4))
+        page = n.pages()
+        assert n.register([page] * 5, 5 * s.PAGE)[1].ret == tee.TEE_ERROR_BAD_PARAMETERS
+        cookie, reply = n.register([page] * 4, 4 * s.PAGE)
+        assert reply.ret == 0
+        assert n.register([page] * 2, 2 * s.PAGE)[1].ret == tee.TEE_ERROR_BAD_PARAMETERS
+        assert n.register([page], s.PAGE)[1].ret == 0
+        assert n.unregister(cookie).ret == 0
+        assert n.register([page], s.PAGE)[1].ret == 0
+        assert n.register([page], s.PAGE)[1].ret == tee.TEE_ERROR_BAD_PARAMETERS
+
+
+def test_no_such_notification_value() -> None:
+    n = Normal()
+    for value in (-1, 0x43):
+        with pytest.raises(ValueError, match="notification"):
+            n.world.notify(0, value)
