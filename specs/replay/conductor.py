@@ -2,10 +2,12 @@
 """Our secure world, made to take the recorded schedule.
 
 Inside OP-TEE the order of things is not in a trace: a foreign interrupt says that a thread left, not
-where it was. The conductor chooses, at the sites that the secure world offers, so that locks are held
-as shortly as the recording allows: work without requests of its own runs in one go as soon as nobody
-is in its way, and recorded stimuli come before or after it. Where a thread still waits for a lock in
-another order than recorded, the conductor serves that wait itself and counts it.
+where it was, and calls that overlap may have entered in any order. The conductor chooses, at the sites
+that the secure world offers, so that locks are held as shortly as the recording allows: a flight
+begins its work when the recording shows a request or a result of it, and then goes on to its results
+unless it must ask for something; recorded stimuli come before or after. Thread and session numbers in
+the recording tell who came first where it matters. Where a thread still waits for a lock in another
+order than recorded, the conductor serves that wait itself and counts it.
 """
 
 from __future__ import annotations
@@ -16,13 +18,13 @@ from uuid import UUID
 import attrs
 
 from secure_world.monitor import (
-    SITE_ENTRY,
     SITE_EXIT,
     STIMULUS_FOREIGN_INTERRUPT,
     STIMULUS_SEND,
     STIMULUS_WAIT,
 )
 from secure_world.ta import TaRegistry
+from secure_world.thread import FREE
 from secure_world.world import SecureWorld
 from smccc import wire
 from smccc.constants import optee_msg as msg
@@ -50,18 +52,23 @@ _M32: Final = 0xFFFF_FFFF
 class Player:
     """One flight in our secure world.
 
-    ``thread``: its thread there; ``slice``: number of the recorded slice that runs; ``inside``: it
-    is between its start and its results, and may hold locks. ``answer``: how our secure world ended
-    the slice, None while it is held back. ``waiting``: it waits for a lock although the recorded one
-    did not. ``over``: its thread is done.
+    ``thread``: its thread there, -1 before it starts; ``slice``: number of the recorded slice that is
+    under way (``active``); ``regs``: the call that begins it, until our secure world was entered with
+    it. ``inside``: its work has begun and its results are not written, so it may hold locks;
+    ``worked``: it has been inside. ``held``: suspended by the conductor, not by the recording.
+    ``answer``: how our secure world ended the slice, None as long as it has not. ``over``: its thread
+    is done.
     """
 
     plan: Plan
     thread: int = -1
     slice: int = -1
+    active: bool = False
+    regs: tuple[int, ...] | None = None
     inside: bool = False
+    worked: bool = False
+    held: bool = False
     answer: Answer | None = None
-    waiting: bool = False
     over: bool = False
     allocation: tuple[int, int] = (0, 0)
     """Address and cookie that the normal world gave for the RPC argument."""
@@ -73,13 +80,55 @@ class Player:
             return self.plan.ends[self.slice]
         return None
 
+    @property
+    def client(self) -> int:
+        """Partition of the flight."""
+        return self.plan.flight.client
+
+    @property
+    def stimulated(self) -> bool:
+        """Whether the present slice ended with something that happened to the recorded OP-TEE."""
+        end = self.end
+        return end is not None and end.kind in (Kind.INTERRUPT, Kind.NOTIFICATION, Kind.HELD)
+
+    @property
+    def ends(self) -> bool:
+        """Whether the present slice ended the call."""
+        end = self.end
+        return end is not None and end.kind is Kind.FINAL
+
+    @property
+    def refused(self) -> bool:
+        """Whether the recorded OP-TEE had no thread for it."""
+        end = self.end
+        limit = smc.OPTEE_SMC_RETURN_ETHREAD_LIMIT
+        return end is not None and self.thread < 0 and low32(end.answer.regs[0]) == limit
+
+    @property
+    def wanted_thread(self) -> int | None:
+        """The thread that the recorded flight had, None if no answer shows it."""
+        return self.plan.flight.thread
+
+    @property
+    def opens(self) -> int:
+        """The session that the recorded flight opened; 0: none."""
+        opening = self.plan.command == msg.OPTEE_MSG_CMD_OPEN_SESSION
+        return self.plan.session if opening else 0
+
+    @property
+    def closes(self) -> bool:
+        """Whether it closes a session."""
+        return self.plan.command == msg.OPTEE_MSG_CMD_CLOSE_SESSION
+
 
 @attrs.define
 class _Run:
-    """What may happen while our secure world runs a slice."""
+    """What may happen while our secure world runs a slice: ``work``: the flight may begin its work;
+    ``finish``: it may end the slice as recorded, and else is held at its results."""
 
     player: Player
-    forced: bool
+    work: bool
+    finish: bool
     presented: bool = False
     hidden: bool = False
 
@@ -118,29 +167,67 @@ class Conductor:
         run = self._run
         if run is None or run.presented:
             return None
-        player, end = run.player, run.player.end
-        if end is None:
-            return None
-        stimulating = end.kind in (Kind.INTERRUPT, Kind.NOTIFICATION, Kind.HELD)
+        player = run.player
         if site == SITE_EXIT:
             player.inside = False
-        elif site == SITE_ENTRY and not player.inside:
-            blocked = self._blocked(player)
-            if stimulating and blocked:
-                return self._present(run, end, thread)
-            if blocked and not run.forced:
-                return self._hide(run)
-            player.inside = True
+            return self._raise(run, thread) if run.finish or player.stimulated else self._hide(run)
+        if not player.worked:
+            if not self._ready(player):
+                if player.stimulated and run.finish:
+                    return self._raise(run, thread)
+                if not run.work:
+                    return self._hide(run)
+            player.worked = player.inside = True
             return None
-        elif not player.plan.asks_after(player.slice):
-            return None
-        if stimulating:
-            return self._present(run, end, thread)
-        if site == SITE_EXIT and end.kind is Kind.FINAL and not run.forced:
-            return self._hide(run)
-        return None
+        if not player.plan.asks_after(player.slice):
+            return None  # on to the results, so that locks are free as soon as they can be
+        if player.stimulated and run.finish:
+            return self._raise(run, thread)
+        return None if run.finish else self._hide(run)
 
-    def _present(self, run: _Run, end: Expectation, thread: int) -> tuple[int, int]:
+    def _ready(self, player: Player) -> bool:
+        """Whether the work can be done at once, in one go and in nobody's way.
+
+        The recorded flight did it at some time before its end, and after the last of its waits.
+        """
+        plan, rest = player.plan, player.plan.ends[player.slice :]
+        sends = player.end is not None and player.end.sends
+        if plan.asks_after(player.slice) or (player.closes and not sends):
+            return False  # a session number may depend on whether one was closed before
+        if any(end.waits for end in rest):
+            return False
+        if player.opens and player.opens != self._next_session(player.client):
+            return False
+        return not any(
+            other.inside and self._clash(plan, other.plan) for other in self._others(player)
+        )
+
+    def _clash(self, one: Plan, other: Plan) -> bool:
+        """Whether two flights can want the same lock of our secure world."""
+        if one.apart or other.apart or one.uuid is None or other.uuid is None:
+            return False
+        if msg.OPTEE_MSG_CMD_CANCEL in (one.command, other.command):
+            return False
+        if one.session and one.session == other.session:
+            return True
+        if self._single(one.uuid) and self._single(other.uuid):
+            return True
+        opening = msg.OPTEE_MSG_CMD_OPEN_SESSION in (one.command, other.command)
+        return one.uuid == other.uuid and opening
+
+    def _single(self, uuid: UUID) -> bool:
+        application = self._registry.find(uuid.bytes)
+        return (
+            application is not None and application.single_instance and not application.concurrent
+        )
+
+    def _raise(self, run: _Run, thread: int) -> tuple[int, int] | None:
+        """The recorded stimulus of this slice, if there is one."""
+        player, end = run.player, run.player.end
+        if end is None or not player.stimulated:
+            return None
+        if not run.finish:
+            return self._hide(run)
         run.presented = True
         if end.kind is Kind.INTERRUPT:
             return STIMULUS_FOREIGN_INTERRUPT, 0
@@ -155,55 +242,181 @@ class Conductor:
         run.presented = run.hidden = True
         return STIMULUS_FOREIGN_INTERRUPT, 0
 
-    def _blocked(self, player: Player) -> bool:
-        """Whether somebody is inside whose lock this flight's work would want."""
-        return any(
-            other is not player and other.inside and not other.over and self._clash(player, other)
-            for other in self._players.values()
-        )
-
-    def _clash(self, one: Player, other: Player) -> bool:
-        first, second = one.plan, other.plan
-        if first.flight.client != second.flight.client or first.apart or second.apart:
-            return False
-        if first.command == msg.OPTEE_MSG_CMD_CANCEL or second.command == msg.OPTEE_MSG_CMD_CANCEL:
-            return False
-        if first.uuid is None or second.uuid is None:
-            return False
-        if first.session and first.session == second.session:
-            return True
-        single = self._single(first.uuid), self._single(second.uuid)
-        if all(single):
-            return True
-        loading = msg.OPTEE_MSG_CMD_OPEN_SESSION in (first.command, second.command)
-        return first.uuid == second.uuid and loading
-
-    def _single(self, uuid: UUID) -> bool:
-        application = self._registry.find(uuid.bytes)
-        return (
-            application is not None and application.single_instance and not application.concurrent
-        )
-
-    # --- playing ------------------------------------------------------------------------------------
+    # --- entering and leaving ---------------------------------------------------------------------
 
     def enter(self, step: Step, plan: Plan, alone: bool) -> None:
-        """A recorded call. ``alone``: its return comes next, so nothing has to be held back."""
+        """A recorded call. ``alone``: its return comes next, so nobody else can matter."""
         assert step.flight is not None
         player = self._players.get(step.flight)
-        regs = step.call.regs
         if player is None:
             player = self._players[step.flight] = Player(plan)
-            self._make_room(plan)
         player.slice += 1
+        player.active = True
         player.answer = None
         if player.over:
             return
+        player.regs = step.call.regs
         if player.thread >= 0:
             self._note_allocation(player, step)
-            regs = (*regs[:3], player.thread, *regs[4:])
+            player.regs = (*step.call.regs[:3], player.thread, *step.call.regs[4:])
             if step.request is not None:
                 self._image(player, step)
-        self._play(player, regs, forced=alone)
+            if player.held:
+                player.regs = None  # it went on before its time; nothing is left to resume
+        if alone:
+            self._complete(player)
+        elif player.refused:
+            self._refuse(player.client)
+        elif player.worked and player.regs is not None:
+            self._play(player, work=True, finish=False)
+
+    def leave(self, step: Step) -> Answer | None:
+        """A recorded return: what our secure world answered; None if it has no answer left."""
+        assert step.flight is not None
+        player = self._players[step.flight]
+        if player.answer is None and not player.over:
+            self._complete(player)
+        answer, player.answer = player.answer, None
+        player.active = False
+        if step.answer is step.flight.final:
+            self._players.pop(step.flight)
+        return answer
+
+    def forget(self, client: int) -> None:
+        """A partition is gone."""
+        for flight in [f for f in self._players if f.client == client]:
+            del self._players[flight]
+
+    def _complete(self, player: Player) -> None:
+        """Bring a slice to its recorded end, and first whatever must have happened before."""
+        if player.thread < 0:
+            self._find_thread(player)
+        if player.ends:
+            self._before_end(player)
+        if not player.worked and not player.stimulated:
+            self._find_session(player)
+            self._find_lock(player)
+        if player.answer is None and not player.over:
+            self._play(player, work=True, finish=True)
+
+    # --- what must have happened before ---------------------------------------------------------------
+
+    def _others(self, player: Player) -> list[Player]:
+        """The other flights of its partition that are not over."""
+        return [
+            other
+            for other in self._players.values()
+            if other is not player and other.client == player.client and not other.over
+        ]
+
+    def _free_threads(self, client: int) -> list[int]:
+        """Free threads of a partition, the one that the next call takes first."""
+        assert self.world is not None
+        partition = self.world.partition(client)
+        if partition is None:
+            return []
+        return [thread.index for thread in partition.threads if thread.state == FREE]
+
+    def _waiting(self, player: Player) -> list[Player]:
+        """Other flights under way that have no thread yet and will get one."""
+        return [
+            other
+            for other in self._others(player)
+            if other.thread < 0 and other.active and not other.refused and other.answer is None
+        ]
+
+    def _find_thread(self, player: Player) -> None:
+        """Let those start or end that did so before this flight got its thread.
+
+        OP-TEE takes the first free thread. A recorded flight shows its thread with its first RPC.
+        """
+        if player.refused:
+            for other in self._waiting(player):
+                if self._free_threads(player.client):
+                    self._play(other, work=False, finish=False)
+            return
+        wanted = player.wanted_thread
+        for _ in range(MAX_ROUNDS):
+            free = self._free_threads(player.client)
+            if free and wanted in (None, free[0]):
+                # Who shows no thread was done before the last one was taken.
+                brief = [o for o in self._waiting(player) if o.wanted_thread is None and o.ends]
+                if wanted is None or len(free) > 1 or not brief:
+                    return
+                self._complete(brief[0])
+            elif not free or (wanted is not None and wanted < free[0]):
+                if not self._end_one(player, wanted):
+                    return
+            elif not self._start_one(player, free[0]):
+                return
+
+    def _before_end(self, player: Player) -> None:
+        """What a flight that ends must not change for others: who was refused, who got which thread."""
+        self._refuse(player.client)
+        for _ in range(MAX_ROUNDS if player.thread >= 0 else 0):
+            free = self._free_threads(player.client)
+            found = [o for o in self._waiting(player) if free and o.wanted_thread == free[0]]
+            if not found or player.thread > free[0]:
+                return
+            self._play(found[0], work=False, finish=False)
+
+    def _refuse(self, client: int) -> None:
+        """Enter with those that found no thread, as long as there is none."""
+        for player in list(self._players.values()):
+            waiting = player.client == client and player.refused and player.active
+            if waiting and player.answer is None and not self._free_threads(client):
+                self._play(player, work=False, finish=False)
+
+    def _end_one(self, player: Player, thread: int | None) -> bool:
+        """End a flight whose last slice is under way and that has the thread (or any thread)."""
+        for other in self._others(player):
+            ending = other.active and other.ends and other.thread >= 0 and other.answer is None
+            if ending and thread in (None, other.thread):
+                self._complete(other)
+                return True
+        return False
+
+    def _start_one(self, player: Player, thread: int) -> bool:
+        """Start a flight that had this thread, or one that shows none."""
+        for wanted in (thread, None):
+            for other in self._waiting(player):
+                if other.wanted_thread == wanted:
+                    self._play(other, work=False, finish=False)
+                    return True
+        return False
+
+    def _next_session(self, client: int) -> int:
+        """The number that the next session will get: one more than that of the last one."""
+        assert self.world is not None
+        partition = self.world.partition(client)
+        sessions = {} if partition is None else partition.sessions.sessions
+        return next(reversed(sessions), 0) + 1
+
+    def _find_session(self, player: Player) -> None:
+        """Let sessions be opened and closed that were so before this flight opened its own."""
+        for _ in range(MAX_ROUNDS if player.opens else 0):
+            free = self._next_session(player.client)
+            if free == player.opens:
+                return
+            later = [o for o in self._others(player) if not o.worked and o.thread >= 0]
+            if free < player.opens:
+                found = [o for o in later if o.opens == free]
+            else:
+                found = [o for o in later if o.closes]
+            if not found:
+                return
+            self._play(found[0], work=True, finish=False)
+
+    def _find_lock(self, player: Player) -> None:
+        """Before a lock is held across a request: let those end that ended without waiting for it."""
+        if player.ends:
+            return
+        for other in self._others(player):
+            ending = other.active and other.ends and other.answer is None and not other.refused
+            if ending and not other.inside and self._clash(player.plan, other.plan):
+                self._complete(other)
+
+    # --- playing ------------------------------------------------------------------------------------
 
     def _note_allocation(self, player: Player, step: Step) -> None:
         request, regs = step.request, step.call.regs
@@ -224,7 +437,7 @@ class Conductor:
             return
         offset, size, cookie = (int.from_bytes(where[at : at + 8], "little") for at in (8, 16, 24))
         assert self.world is not None
-        partition = self.world.partition(player.plan.flight.client)
+        partition = self.world.partition(player.client)
         memory = None if partition is None else partition.shm.by_cookie.get(cookie)
         try:
             image = self._registry.image(player.plan.uuid, size=size)
@@ -233,16 +446,18 @@ class Conductor:
         if memory is not None and offset + len(image) <= memory.size:
             memory.write(offset, image)
 
-    def _play(self, player: Player, regs: tuple[int, ...], *, forced: bool) -> None:
+    def _play(self, player: Player, *, work: bool, finish: bool) -> None:
         """Run our secure world for a slice until it has an answer or is held back."""
         assert self.world is not None
+        regs = player.regs or self._resumption(player)
+        player.regs = None
         answer: Answer | None = None
         for _ in range(MAX_ROUNDS):
-            run = self._run = _Run(player, forced)
+            run = self._run = _Run(player, work, finish)
             answer = self.world.smc(*regs)
             self._run = None
-            status = low32(answer[0])
-            if not names.is_rpc(status):
+            player.held = run.hidden
+            if not names.is_rpc(answer[0]):
                 player.over = True
                 player.inside = False
                 player.answer = answer
@@ -254,11 +469,8 @@ class Conductor:
             if again is None:
                 player.answer = answer
                 return
-            if again == "wait" and not forced:
-                player.waiting = True
-                return
             if again == "wait":
-                self._run_others(player)
+                self._let_go(player)
             regs = self._serve(player, answer)
         player.answer = answer
 
@@ -306,60 +518,16 @@ class Conductor:
         client = player.plan.flight.start.regs[7]
         return names.RETURN_FROM_RPC, *split(address), player.thread, *split(cookie), 0, client
 
-    def _run_others(self, player: Player) -> None:
-        """Somebody holds the lock that ``player`` wants: let those go on that are held back."""
-        for other in list(self._players.values()):
-            if other is not player and not other.over and other.answer is None and other.slice >= 0:
-                self._play(other, self._resumption(other), forced=not other.waiting)
+    def _let_go(self, player: Player) -> None:
+        """Somebody holds the lock that ``player`` wants: let those go on who can."""
+        for other in self._others(player):
+            able = other.held or other.regs is not None
+            if other.inside and able and other.thread >= 0:
+                self._play(other, work=True, finish=False)
 
     def _resumption(self, player: Player) -> tuple[int, ...]:
         client = player.plan.flight.start.regs[7]
         return names.RETURN_FROM_RPC, 0, 0, player.thread, 0, 0, 0, client
-
-    def _make_room(self, plan: Plan) -> None:
-        """A new flight: a thread that the recorded OP-TEE had free already must be free here."""
-        if (
-            not plan.ends
-            or low32(plan.ends[0].answer.regs[0]) == smc.OPTEE_SMC_RETURN_ETHREAD_LIMIT
-        ):
-            return
-        assert self.world is not None
-        client = plan.flight.client
-        partition = self.world.partition(client)
-        if partition is None:
-            return
-        wanted = plan.flight.thread
-        busy = self.world.suspended(client)
-        full = len(busy) >= len(partition.threads)
-        for other in list(self._players.values()):
-            end = other.end
-            if other.over or other.answer is not None or end is None:
-                continue
-            ends = end.kind is Kind.FINAL and other.plan.flight.client == client
-            if ends and (full or other.thread == wanted):
-                self._play(other, self._resumption(other), forced=True)
-
-    def leave(self, step: Step) -> Answer | None:
-        """A recorded return: what our secure world answered; None if it has no answer left."""
-        assert step.flight is not None
-        player = self._players[step.flight]
-        if player.answer is None and not player.over:
-            if player.waiting:
-                self._run_others(player)
-                player.waiting = False
-                place = self._rpc_place(player)
-                if place is not None:
-                    self._memory.store(place + 20, tee.TEE_SUCCESS.to_bytes(4, "little"))
-            self._play(player, self._resumption(player), forced=True)
-        answer, player.answer = player.answer, None
-        if step.answer is step.flight.final:
-            self._players.pop(step.flight)
-        return answer
-
-    def forget(self, client: int) -> None:
-        """A partition is gone."""
-        for flight in [f for f in self._players if f.client == client]:
-            del self._players[flight]
 
     def script(self) -> Return | None:
         """The recorded final answer of the call that our secure world is running."""

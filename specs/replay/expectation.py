@@ -55,6 +55,18 @@ class Expectation:
     allocates: bool = False
     """RPC ALLOC: it comes by itself before the request that needs it, which ``kind`` describes."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether the recorded thread had to wait here for another."""
+        waiting = self.notification[0] == rpc.OPTEE_RPC_NOTIFICATION_WAIT
+        return self.kind is Kind.NOTIFICATION and waiting
+
+    @property
+    def sends(self) -> bool:
+        """Whether the recorded thread told another to go on: it had released a lock."""
+        sending = self.notification[0] == rpc.OPTEE_RPC_NOTIFICATION_SEND
+        return self.kind is Kind.NOTIFICATION and sending
+
 
 @attrs.define(eq=False)
 class Plan:

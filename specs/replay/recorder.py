@@ -232,7 +232,7 @@ class Recorder:
         pages: tuple[ListPage, ...] | None,
     ) -> tuple[BufferContent, ...]:
         """The first bytes of every memory parameter that has a size."""
-        if content is None or pages is not None:
+        if content is None or pages is not None or _is_registration(content, owner):
             return ()
         found: list[BufferContent] = []
         for param in parameters(content.data):
@@ -353,3 +353,10 @@ class Recorder:
             del self._suspended[key]
         for key in [key for key in self._buffers if key[0] == client]:
             del self._buffers[key]
+
+
+def _is_registration(content: Content, owner: str) -> bool:
+    """Whether a message registers memory: then its parameter is shown as a page list."""
+    if owner == MESSAGE_OWNER:
+        return names.command(content) == msg.OPTEE_MSG_CMD_REGISTER_SHM
+    return names.command(content) == optee_rpc.OPTEE_RPC_CMD_SHM_ALLOC
