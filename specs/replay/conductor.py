@@ -19,6 +19,7 @@ import attrs
 
 from secure_world.monitor import (
     SITE_EXIT,
+    SITE_WAITED,
     STIMULUS_FOREIGN_INTERRUPT,
     STIMULUS_SEND,
     STIMULUS_WAIT,
@@ -43,6 +44,9 @@ NOTIFICATION_BASE: Final = 0x40
 
 MAX_ROUNDS: Final = 64
 """Hidden rounds of one slice before it is given up: each serves one wait or send of a lock."""
+
+MAX_WAITS: Final = 4
+"""Times that a slice looks again for a lock that it cannot get."""
 
 Answer = tuple[int, int, int, int]
 _M32: Final = 0xFFFF_FFFF
@@ -129,6 +133,8 @@ class _Run:
     player: Player
     work: bool
     finish: bool
+    stuck: bool = False
+    """It waits for a lock that it cannot get now."""
     presented: bool = False
     hidden: bool = False
 
@@ -179,6 +185,8 @@ class Conductor:
                     return self._hide(run)
             player.worked = player.inside = True
             return None
+        if site == SITE_WAITED and run.stuck:
+            return self._raise(run, thread)
         if not player.plan.asks_after(player.slice):
             return None  # on to the results, so that locks are free as soon as they can be
         if player.stimulated and run.finish:
@@ -392,29 +400,50 @@ class Conductor:
         sessions = {} if partition is None else partition.sessions.sessions
         return next(reversed(sessions), 0) + 1
 
+    @staticmethod
+    def _can_work(other: Player) -> bool:
+        """Whether a flight can begin its work: it has a thread, or is about to get one."""
+        return other.thread >= 0 or (other.active and other.answer is None and not other.refused)
+
     def _find_session(self, player: Player) -> None:
         """Let sessions be opened and closed that were so before this flight opened its own."""
         for _ in range(MAX_ROUNDS if player.opens else 0):
             free = self._next_session(player.client)
             if free == player.opens:
                 return
-            later = [o for o in self._others(player) if not o.worked and o.thread >= 0]
+            later = [o for o in self._others(player) if not o.worked and self._can_work(o)]
             if free < player.opens:
                 found = [o for o in later if o.opens == free]
             else:
                 found = [o for o in later if o.closes]
             if not found:
                 return
+            if found[0].thread < 0:
+                self._find_thread(found[0])
             self._play(found[0], work=True, finish=False)
 
     def _find_lock(self, player: Player) -> None:
-        """Before a lock is held across a request: let those end that ended without waiting for it."""
+        """Before a lock is held across a request: let those do their work that never wait for it.
+
+        Which of them came first the recording does not say; done at once, they are in nobody's way.
+        """
         if player.ends:
             return
         for other in self._others(player):
-            ending = other.active and other.ends and other.answer is None and not other.refused
-            if ending and not other.inside and self._clash(player.plan, other.plan):
+            under_way = other.active and other.answer is None
+            if other.worked or not self._can_work(other):
+                continue
+            if not self._clash(player.plan, other.plan):
+                continue
+            rest = other.plan.ends[other.slice + (not under_way) :]
+            if other.plan.asks_after(other.slice) or any(end.waits for end in rest):
+                continue
+            if other.opens and other.opens != self._next_session(other.client):
+                continue
+            if under_way and (other.ends or other.thread < 0):
                 self._complete(other)
+            else:
+                self._play(other, work=True, finish=False)
 
     # --- playing ------------------------------------------------------------------------------------
 
@@ -452,8 +481,9 @@ class Conductor:
         regs = player.regs or self._resumption(player)
         player.regs = None
         answer: Answer | None = None
+        waits = 0
         for _ in range(MAX_ROUNDS):
-            run = self._run = _Run(player, work, finish)
+            run = self._run = _Run(player, work, finish, stuck=waits > 0)
             answer = self.world.smc(*regs)
             self._run = None
             player.held = run.hidden
@@ -470,9 +500,14 @@ class Conductor:
                 player.answer = answer
                 return
             if again == "wait":
+                waits += 1
+                if not finish or waits > MAX_WAITS:
+                    player.held = True
+                    break
                 self._let_go(player)
             regs = self._serve(player, answer)
-        player.answer = answer
+        if finish:
+            player.answer = answer
 
     def _unexpected(self, player: Player, answer: Answer) -> str | None:
         """An RPC that our secure world makes and the recorded one did not: of a lock, or ALLOC."""
@@ -489,7 +524,9 @@ class Conductor:
             return None
         operation = int.from_bytes(data[40:48], "little")
         if end is not None and end.kind is Kind.NOTIFICATION and end.notification[0] == operation:
-            return None
+            value = int.from_bytes(data[48:56], "little")
+            if end.waits or end.notification[1] == value:
+                return None  # else another waiter was first in the queue: the recorded one follows
         self.hidden_waits += 1
         return "wait" if operation == rpc.OPTEE_RPC_NOTIFICATION_WAIT else "send"
 
@@ -526,6 +563,10 @@ class Conductor:
                 self._play(other, work=True, finish=False)
 
     def _resumption(self, player: Player) -> tuple[int, ...]:
+        place = self._rpc_place(player)
+        if place is not None:
+            # It may wait for a lock: then this is what a driver answers.
+            self._memory.store(place + 20, tee.TEE_SUCCESS.to_bytes(4, "little"))
         client = player.plan.flight.start.regs[7]
         return names.RETURN_FROM_RPC, 0, 0, player.thread, 0, 0, 0, client
 

@@ -81,7 +81,9 @@ def _call(step: Step) -> RecordedCall:
         argument=None if call.rpc_arg is None else (call.rpc_arg.pa, call.rpc_arg.data),
         request=request,
         answer=None if answer is None else answer.regs[:4],
-        final_message=None if final is None or final.msg is None else (final.msg.pa, final.msg.data),
+        final_message=None
+        if final is None or final.msg is None
+        else (final.msg.pa, final.msg.data),
         final_buffers=()
         if final is None
         else tuple([(buffer.pa, buffer.data) for buffer in final.buffers]),
