@@ -151,7 +151,7 @@ class Driver:
         await self.enumerate_devices(tee.PTA_CMD_GET_DEVICES)
 
     def _adopt(self, answer: Registers, threads: int) -> None:
-        self.capabilities = answer[1] & _MASK32
+        self.capabilities = answer[1] & _MASK32 & ~self.settings.unknown_capabilities
         if not self.capabilities & smc.OPTEE_SMC_SEC_CAP_DYNAMIC_SHM:
             raise ProbeError("no dynamic shared memory")
         max_key = tee.OPTEE_DEFAULT_MAX_NOTIF_VALUE

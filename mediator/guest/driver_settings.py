@@ -39,7 +39,9 @@ class DriverSettings:
     ``hvc``: the conduit (device tree property "method"). ``notification_intid``: interrupt id that
     the device tree names, None if it names none. ``epoch``: wall-clock ns at virtual time 0.
     ``migrate_every``: after every so many RPCs the thread that serves one moves to the next vCPU,
-    so that the RPC is answered from there; 0 leaves it to the scheduler.
+    so that the RPC is answered from there; 0 leaves it to the scheduler. ``unknown_capabilities``:
+    bits (OPTEE_SMC_SEC_CAP_*) that this driver does not know and so ignores; RPC_ARG for Linux
+    before 5.18, which makes it call in the classic style.
     """
 
     profile: Profile = LINUX_6_12
@@ -47,6 +49,7 @@ class DriverSettings:
     notification_intid: int | None = NOTIFICATION_INTID
     epoch: int = DEFAULT_EPOCH
     migrate_every: int = 0
+    unknown_capabilities: int = 0
 
 
 class DriverCounters:
