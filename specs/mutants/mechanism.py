@@ -2,10 +2,15 @@
 """Planting a bug and taking it out again."""
 
 from __future__ import annotations
+import __future__
 
+import ast
+import inspect
 import re
+import textwrap
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
+from types import CodeType, FunctionType
 from typing import Final, TypeVar
 
 import attrs
@@ -34,9 +39,12 @@ class Patch:
         if not hasattr(owner, name):
             raise MutantError(f"{owner!r} has no attribute {name!r}")
         own = getattr(owner, "__dict__", None)
-        inherited = own is not None and name not in own
+        # A slot or another descriptor of the type (a function's code) is never in the dictionary.
+        computed = hasattr(type(getattr(type(owner), name, None)), "__set__")
+        inherited = own is not None and name not in own and not computed
         # The raw entry, so that static methods and properties come back as what they were.
-        old = own[name] if own is not None and not inherited else getattr(owner, name)
+        stored = own is not None and name in own
+        old = own[name] if own is not None and stored else getattr(owner, name)
         setattr(owner, name, value)
         if inherited:
             self._undo.append(lambda: delattr(owner, name))
@@ -46,6 +54,17 @@ class Patch:
     def wrap(self, owner: object, name: str, wrapper: Callable[[T], T]) -> None:
         """Replace a function by ``wrapper(original)``."""
         self.attribute(owner, name, wrapper(getattr(owner, name)))
+
+    def edit(self, function: object, *changes: tuple[str, str]) -> None:
+        """Change the text of a Python function: each ``(old, new)`` in order, each exactly once.
+
+        The text is that of :func:`ast.unparse` (single quotes, one line for each statement, no
+        comments), so that layout does not matter. The function object stays and gets the changed
+        code: whoever has imported it, or has it in a table, calls the mutant. New names must be
+        known where the function is defined. :class:`MutantError` if it has no source, or does not
+        contain ``old`` once.
+        """
+        self.attribute(function, "__code__", _edited(function, changes))
 
     def item(self, mapping: MutableMapping[K, V], key: K, value: V) -> None:
         """Replace the value of an existing key; :class:`MutantError` if it is absent."""
@@ -59,6 +78,35 @@ class Patch:
         """Put everything back, the last change first."""
         while self._undo:
             self._undo.pop()()
+
+
+def _edited(function: object, changes: tuple[tuple[str, str], ...]) -> CodeType:
+    """The code of ``function`` after ``changes``."""
+    if not isinstance(function, FunctionType):
+        raise MutantError(f"{function!r} is no Python function")
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except OSError as error:
+        raise MutantError(f"{function.__qualname__} has no source") from error
+    definition = tree.body[0]
+    if isinstance(definition, ast.FunctionDef | ast.AsyncFunctionDef):
+        definition.decorator_list.clear()
+    text = ast.unparse(tree)
+    for old, new in changes:
+        found = text.count(old)
+        if found != 1:
+            raise MutantError(f"{function.__qualname__} contains {found} times {old!r}")
+        text = text.replace(old, new)
+    code = function.__code__
+    changed = ast.increment_lineno(ast.parse(text), code.co_firstlineno - 1)
+    flags = __future__.annotations.compiler_flag
+    module = compile(changed, code.co_filename, "exec", flags, dont_inherit=True)
+    for constant in module.co_consts:
+        if isinstance(constant, CodeType) and constant.co_name == code.co_name:
+            if constant.co_freevars != code.co_freevars:
+                raise MutantError(f"{function.__qualname__} is a closure")
+            return constant
+    raise MutantError(f"{function.__qualname__} is no plain function")
 
 
 @attrs.frozen(kw_only=True)
