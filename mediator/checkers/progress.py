@@ -132,11 +132,18 @@ class WakeUps:
     """I8: whoever waits for something that has happened runs again.
 
     Two kinds of waiting: a vCPU in WFI with an interrupt that it would take, and a TEE thread in
-    an RPC NOTIFICATION wait whose key was sent. A send before its wait counts for it.
+    an RPC NOTIFICATION wait whose key was sent. A send before its wait counts for it. Nobody waits
+    in a guest that is not ``alive``: all of its vCPUs are off, and its calls are left behind.
     """
 
-    def __init__(self, asleep: Callable[[], Iterable[tuple[int, int]]], report: Report) -> None:
+    def __init__(
+        self,
+        asleep: Callable[[], Iterable[tuple[int, int]]],
+        report: Report,
+        alive: Callable[[int], bool] = lambda _: True,
+    ) -> None:
         self._asleep = asleep
+        self._alive = alive
         self._report = report
         self._written: dict[int, tuple[int, int]] = {}
         self._sent: Counter[tuple[int, int]] = Counter()
@@ -197,7 +204,7 @@ class WakeUps:
     def finish(self, report: Report) -> None:
         """At rest nobody may wait for what is there."""
         for (guest, thread), (key, due) in self._waiting.items():
-            if due:
+            if due and self._alive(guest):
                 report("I8", guest, f"TEE thread {thread} waits for key {key:#x}, which was sent")
         for guest, vcpu in self._asleep():
             report("I8", guest, f"vCPU {vcpu} sleeps although an interrupt is deliverable")

@@ -35,6 +35,11 @@ def standard_watch(
             if record is not None and record.vgic.deliverable(vcpu):
                 yield guest, vcpu
 
+    def alive(guest: int) -> bool:
+        """Whether a vCPU of the guest is on."""
+        record = None if machine is None else machine.guest(guest)
+        return record is None or not all(vcpu.is_off for vcpu in record.vcpus)
+
     watch.add(NoLeak(view, watch.report))
     watch.add(OwnMemoryOnly(view, watch.report))
     watch.add(PinsBalance(view, mediator.guest_info, watch.report))
@@ -44,5 +49,5 @@ def standard_watch(
         Bounded(mediator.settings.limits, lambda: mediator.threads or DEFAULT_THREADS, watch.report)
     )
     watch.add(Progress(watch.report))
-    watch.add(WakeUps(asleep, watch.report))
+    watch.add(WakeUps(asleep, watch.report, alive))
     return watch

@@ -229,8 +229,8 @@ class Kernel:
 
     @property
     def runnable(self) -> int:
-        """Number of threads that wait for a vCPU."""
-        return len(self._runnable)
+        """Number of threads that wait for a vCPU, and could have this one."""
+        return len(self._runnable) + len(self._bound.get(self.cpu.index, ()))
 
     def wake(self, thread: Thread) -> None:
         """Make a blocked thread runnable, and get an idle vCPU out of WFI for it."""
@@ -251,7 +251,7 @@ class Kernel:
 
     async def yield_(self) -> None:
         """Let the other runnable threads go first (``cond_resched``)."""
-        if self._runnable:
+        if self.runnable:
             self._runnable.append(self.current)
             await _BLOCK
 
