@@ -12,6 +12,8 @@ from __future__ import annotations
 import struct
 from typing import Final
 
+import numpy as np
+
 from mediator.host import PAGE_LIST_ENTRIES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from mediator.optee import events
 from mediator.optee.core import Core
@@ -22,6 +24,9 @@ from smccc.constants import tee
 DONE: Final = 0
 PREEMPTED: Final = -1
 """Results of :func:`walk` beside a TEE error code."""
+
+SMALL_LIST: Final = 38
+"""Entries up to which a plain loop beats NumPy's fixed cost."""
 
 REFERENCE_BASE: Final = 0xFFFF_FFFF_0000_0000
 """References that the mediator chooses for contiguous buffers: no kernel address space has
@@ -89,7 +94,10 @@ async def walk(core: Core, sys: Syscalls, guest: Guest, buffer: Buffer) -> int:
         frames = await sys.pin_pages(guest.id, words)
         if frames is None:
             return tee.TEE_ERROR_BAD_PARAMETERS
-        _emit(buffer, frames)
+        entries = frames
+        if core.settings.entry_offsets and not buffer.contiguous:
+            entries = with_offsets(frames, words)
+        _emit(buffer, entries)
         buffer.done += count
         if buffer.done == count:
             buffer.frames = frames if count == buffer.pages else bytearray(frames)
@@ -102,6 +110,23 @@ async def walk(core: Core, sys: Syscalls, guest: Guest, buffer: Buffer) -> int:
             return DONE
         if await sys.should_preempt():
             return PREEMPTED
+
+
+def with_offsets(frames: bytes, words: bytes) -> bytes:
+    """``frames`` with the low 12 bits of ``words``: nearly always ``frames`` itself."""
+    count = len(words) // 8
+    if count <= SMALL_LIST:
+        entries = struct.unpack(f"<{count}Q", words)
+        if not any(entry & PAGE_MASK for entry in entries):
+            return frames
+        pas = struct.unpack(f"<{count}Q", frames)
+        pairs = zip(pas, entries, strict=True)
+        return struct.pack(f"<{count}Q", *[pa | entry & PAGE_MASK for pa, entry in pairs])
+    offsets = np.frombuffer(words, "<u8") & np.uint64(PAGE_MASK)
+    if not offsets.any():
+        return frames
+    joined: bytes = (np.frombuffer(frames, "<u8") | offsets).tobytes()
+    return joined
 
 
 def _emit(buffer: Buffer, frames: bytes) -> None:

@@ -44,8 +44,10 @@ def _positive(instance: object, attribute: attrs.Attribute[int], value: int) -> 
 class Limits:
     """Caps per guest (I6). Reaching one is an ABI error to that guest alone.
 
-    ``calls``: calls in flight or suspended, ``None`` for the thread count that the TEE reports;
-    reached: ETHREAD_LIMIT, which a guest can only see with a call of its own in flight.
+    ``calls``: calls in flight or suspended, ``None`` for the thread count that the TEE reports and
+    ``returning`` more: the TEE gives a thread away before the call that had it is back here, at most
+    one on each processor; reached: ETHREAD_LIMIT, which a guest can only see with a call of its own
+    in flight.
     ``buffers``: shared buffers of all kinds; ``buffer_pages``: pages of one;
     ``total_pages``: pages of all; reached: TEE_ERROR_OUT_OF_MEMORY, origin COMMS.
     ``rpc_buffers``: RPC message buffers (classic calls), ``None`` for no cap; reached: the
@@ -55,6 +57,8 @@ class Limits:
     """
 
     calls: int | None = attrs.field(default=None)
+    # More processors than one guest is likely to have in the TEE at the same time.
+    returning: int = attrs.field(default=64)
     # A Linux client seldom holds more than a few hundred buffers; each costs a record here.
     buffers: int = attrs.field(default=4096, validator=_positive)
     # 1 GiB, and one page more for a buffer that does not start at a page boundary.
@@ -65,6 +69,15 @@ class Limits:
     rpc_buffers: int | None = attrs.field(default=256)
     # 64 list pages, 127 MiB of buffer: about half a millisecond of work.
     walk_entries: int = attrs.field(default=64 * PAGE_LIST_ENTRIES)
+
+    @returning.validator
+    def _not_negative(self, attribute: attrs.Attribute[int], value: int) -> None:
+        if value < 0:
+            raise ValueError(f"{attribute.name} must not be negative, got {value}")
+
+    def call_limit(self, threads: int) -> int:
+        """Calls that a guest may have if the TEE reports ``threads`` threads; at least one."""
+        return max(threads + self.returning if self.calls is None else self.calls, 1)
 
     @calls.validator
     @rpc_buffers.validator
@@ -84,6 +97,8 @@ class MediatorSettings:
 
     ``capabilities``: mask of OPTEE_SMC_SEC_CAP_* bits that may pass to a guest.
     ``thread_count``: answer GET_THREAD_COUNT. ``build_id``: pass a2 of GET_OS_REVISION.
+    ``entry_offsets``: the low 12 bits of a page list's entries, which should be zero, reach the TEE,
+    which then refuses the list; otherwise they are dropped.
     ``contiguous``: build the page list for a contiguous temporary buffer instead of refusing it.
     ``calls_count``: the answer to CALLS_COUNT. ``client_id_base``: client id of guest 0 (client
     id 0 is the hypervisor's own). ``shadow_cache``: free shadow pages kept for the next call.
@@ -94,6 +109,7 @@ class MediatorSettings:
     thread_count: bool = True
     build_id: bool = True
     contiguous: bool = True
+    entry_offsets: bool = True
     calls_count: int = DEFAULT_CALLS_COUNT
     client_id_base: int = attrs.field(default=1, validator=_positive)
     shadow_cache: int = 64
@@ -107,6 +123,7 @@ class MediatorSettings:
         return cls(
             limits=Limits(
                 calls=threads,
+                returning=0,
                 buffers=16,
                 buffer_pages=buffer_pages,
                 total_pages=16_383,
@@ -116,5 +133,6 @@ class MediatorSettings:
             thread_count=False,
             build_id=False,
             contiguous=False,
+            entry_offsets=False,
             calls_count=REFERENCE_CALLS_COUNT,
         )

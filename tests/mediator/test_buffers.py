@@ -42,6 +42,10 @@ def walking(entries: int, **more: int) -> Rig:
     return Rig(MediatorSettings(limits=limits))
 
 
+def _dropping() -> MediatorSettings:
+    return attrs.evolve(MediatorSettings(), entry_offsets=False)
+
+
 class TestContiguous:
     def test_a_list_is_built_and_results_go_to_the_guests_own_parameter(self, rig: Rig) -> None:
         start, size = RAM + 0x50_FF0, 0x1020
@@ -205,8 +209,9 @@ class TestLimits:
         assert invoke(rig)[0] == smc.OPTEE_SMC_RETURN_ETHREAD_LIMIT
         assert rig.host.logged == [(0, "secure-world: no thread for a guest's only call")]
 
-    def test_the_call_limit_is_taken_before_anything_is_awaited(self, rig: Rig) -> None:
+    def test_the_call_limit_is_taken_before_anything_is_awaited(self) -> None:
         """The third processor traps while the first two are reading their messages."""
+        rig = Rig(MediatorSettings(limits=Limits(calls=2)))
         statuses = []
 
         def nested() -> None:
@@ -242,6 +247,27 @@ class TestWalks:
         assert rig.unregister(0x55)[0] == 0
         assert not rig.pinned()
         assert len(rig.host.shadows) <= 2, "the list pages went back"
+
+    @pytest.mark.parametrize("pages", [3, 600])
+    def test_low_bits_of_an_entry_are_the_tees_to_refuse(self, pages: int) -> None:
+        guest_pages = [BIG[index] for index in range(pages)]
+        odd = [page | (8 if index == pages - 2 else 0) for index, page in enumerate(guest_pages)]
+        for settings, kept in ((MediatorSettings(), 8), (_dropping(), 0)):
+            rig = Rig(settings)
+            seen = []
+
+            def script(rig: Rig, regs: tuple[int, ...], seen: list[list[int]] = seen) -> Answer:
+                address = struct.unpack_from("<Q", rig.shadow(), 40)[0]
+                seen.append(listed(rig, address, pages))
+                struct.pack_into("<I", rig.shadow(), 20, BAD_PARAMETERS)
+                return (0, 0, 0, 0)
+
+            rig.host.script = [script]
+            rig.register(0x55, odd)
+            expected = [rig.host.pa(0, ipa) for ipa in guest_pages]
+            expected[pages - 2] |= kept
+            assert seen == [expected]
+            assert not rig.pinned()
 
     def test_a_preempted_registration_goes_on_where_it_stopped(self) -> None:
         rig = walking(511)
@@ -326,6 +352,7 @@ class TestWalks:
 def test_default_limits_are_what_the_documentation_says() -> None:
     assert attrs.asdict(Limits()) == {
         "calls": None,
+        "returning": 64,
         "buffers": 4096,
         "buffer_pages": 262_145,
         "total_pages": 1_048_576,
