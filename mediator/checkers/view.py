@@ -30,7 +30,7 @@ class MachineView(Protocol):
         """Whether the mediator owns the page at ``pa`` and has it in use."""
 
     def shared(self, guest: int, frames: bytes) -> bool:
-        """Whether every frame (u64 words) is pinned RAM of ``guest``."""
+        """Whether every frame (u64 words, low 12 bits ignored) is pinned RAM of ``guest``."""
 
     def pinned(self, guest: int) -> int:
         """References that the mediator holds on pages of ``guest``."""
@@ -61,14 +61,11 @@ class ReferenceView:
         owner = FIRST_GUEST + guest
         if count <= SMALL_LIST:
             return all(
-                not pa & 0xFFF
-                and memory.owner(pa >> PAGE_SHIFT) == owner
-                and memory.pins(pa >> PAGE_SHIFT)
+                memory.owner(pa >> PAGE_SHIFT) == owner and memory.pins(pa >> PAGE_SHIFT)
                 for pa in struct.unpack(f"<{count}Q", frames)
             )
-        pas = np.frombuffer(frames, "<u8")
-        pfns = (pas >> np.uint64(PAGE_SHIFT)).astype(np.int64)
-        if (pas & np.uint64(0xFFF)).any() or pfns.min() < memory.first or pfns.max() >= memory.end:
+        pfns = (np.frombuffer(frames, "<u8") >> np.uint64(PAGE_SHIFT)).astype(np.int64)
+        if pfns.min() < memory.first or pfns.max() >= memory.end:
             return False
         memory.fill_for(pfns)
         words = memory.array[pfns]
