@@ -140,7 +140,7 @@ class Bounded:
     def _started(self, event: Event) -> None:
         guest = cast("int", event[0])
         self._calls[guest] += 1
-        limit = self._limits.calls or self._threads()
+        limit = self._limits.call_limit(self._threads())
         if self._calls[guest] > limit:
             self._report("I6", guest, f"{self._calls[guest]} calls at once, the limit is {limit}")
 

@@ -63,10 +63,9 @@ async def guest_created(core: Core, sys: Syscalls, guest: int) -> bool:
     if guest in core.guests:
         raise ValueError(f"guest {guest} exists already")
     settings = core.settings
-    limit = settings.limits.calls
-    if limit is None:
-        limit = core.threads if core.threads is not None else DEFAULT_THREADS
-    record = Guest(guest, settings.client_id_base + guest, max(limit, 1), DEFAULT_RPC_PARAMS)
+    threads = core.threads if core.threads is not None else DEFAULT_THREADS
+    limit = settings.limits.call_limit(threads)
+    record = Guest(guest, settings.client_id_base + guest, limit, DEFAULT_RPC_PARAMS)
     core.guests[guest] = record
     record.dying = True  # not served before the TEE knows it
     try:

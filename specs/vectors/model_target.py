@@ -247,6 +247,9 @@ def mediator_settings(setup: Setup) -> MediatorSettings:
     """The mediator's settings for a preset by name, with the overrides of a scenario."""
     settings = PRESETS[setup.preset]()
     limits = settings.limits
+    if setup.threads is not None:
+        # A scenario's thread count is its limit of calls, in every preset.
+        limits = attrs.evolve(limits, calls=setup.threads)
     if setup.max_buffer_pages is not None:
         limits = attrs.evolve(limits, buffer_pages=setup.max_buffer_pages)
     # Without the mediator's own cache the machine knows when a page was given back, so a name
