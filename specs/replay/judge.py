@@ -271,7 +271,8 @@ class Judge:
             attr = struct.pack("<Q", param.attr | NONCONTIG)
             sight.items.append(Item(f"{name}.attr", attr, struct.pack("<Q", found.attr)))
         entries, recorded = self._entries(step, param)
-        if any(entry & PAGE_MASK for entry in entries) and _refused(step):
+        dropped = not self._settings.entry_offsets and _refused(step)
+        if dropped and any(entry & PAGE_MASK for entry in entries):
             # OP-TEE refuses such a list, so nothing that it accepts is mistaken here.
             entries = [entry & ~PAGE_MASK for entry in entries]
             sight.rules.append(rules.PAGE_NUMBERS)

@@ -95,7 +95,8 @@ _ALL: Final = (
     ),
     Rule(
         PAGE_NUMBERS,
-        "List entries are cut to page numbers: their low 12 bits are dropped, not refused.",
+        "Under the preset of the reference, list entries are cut to page numbers: their low 12 bits "
+        "are dropped, not refused.",
         _REFERENCE,
     ),
     Rule(
