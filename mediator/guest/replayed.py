@@ -100,6 +100,12 @@ class RecordedSession:
         """Processors that the recorded machine used."""
         return max([call.cpu for call in self.calls], default=0) + 1
 
+    @property
+    def answers(self) -> int:
+        """Final answers in the recording: of fast calls, and of yielding calls at their end."""
+        fast = [call for call in self.calls if call.flight < 0 and call.answer is not None]
+        return len(fast) + len([call for call in self.calls if call.final_message is not None])
+
 
 @attrs.define(eq=False)
 class _Flight:
@@ -310,7 +316,9 @@ class ReplayedGuest:
         if ours != theirs:
             codec = MESSAGE[(len(theirs) - MESSAGE[0].size) // PARAM_SIZE]
             pairs = zip(codec.unpack(ours), codec.unpack(theirs), strict=True)
-            place, (got, wanted) = next((n, pair) for n, pair in enumerate(pairs) if len({*pair}) > 1)
+            place, (got, wanted) = next(
+                (n, pair) for n, pair in enumerate(pairs) if len({*pair}) > 1
+            )
             self._judge(call, f"message field {place}", [got], [wanted])
             return
         for at, data in call.final_buffers:

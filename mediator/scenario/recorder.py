@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The recorder: one sink for a whole run that stamps every event with the machine's time.
+
+It keeps a SHA-256 digest of the stream, so that two runs can be compared by one number, counts
+events by class, and hands each to the listeners that want its class. Listeners are tables, the
+trace of a run, a log: whatever wants to know *when*.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, Protocol
+
+from mediator.hypervisor.machine import Machine
+
+Event = tuple[object, ...]
+Handler = Callable[[int, Event], None]
+"""``handler(time, event)``; time in virtual ns."""
+
+DIGEST_FORMAT: Final = 1
+"""Version of how events are written into the digest: time, class name, and the fields' repr."""
+
+
+class Listener(Protocol):
+    """Somebody who wants events with their time."""
+
+    def handlers(self) -> Mapping[type, Handler]:
+        """Event class to what is done about it."""
+
+
+class Recorder:
+    """A sink. Until :meth:`attach` there is no machine and all is at time 0."""
+
+    __slots__ = ("_clock", "_hash", "_table", "counts")
+
+    def __init__(self, listeners: Iterable[Listener] = ()) -> None:
+        self._clock: Callable[[], int] = _beginning
+        self._hash = hashlib.sha256()
+        self._table: dict[type, tuple[Handler, ...]] = {}
+        self.counts: dict[type, int] = {}
+        """Events by class."""
+        for listener in listeners:
+            for kind, handler in listener.handlers().items():
+                self._table[kind] = (*self._table.get(kind, ()), handler)
+
+    def attach(self, machine: Machine) -> None:
+        """Take the time of events from this machine."""
+        self._clock = machine.time
+
+    def __call__(self, event: Event) -> None:
+        """Take one event."""
+        kind = type(event)
+        time = self._clock()
+        counts = self.counts
+        counts[kind] = counts.get(kind, 0) + 1
+        # The plain tuple's repr: integers, texts, bytes and tuples of them, the same everywhere.
+        self._hash.update(f"{time} {kind.__name__}{tuple.__repr__(event)}\n".encode())
+        for handler in self._table.get(kind, ()):
+            handler(time, event)
+
+    @property
+    def events(self) -> int:
+        """Events so far."""
+        return sum(self.counts.values())
+
+    def digest(self) -> str:
+        """SHA-256 of the stream so far, hexadecimal."""
+        return self._hash.hexdigest()
+
+
+def _beginning() -> int:
+    return 0
