@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from uuid import UUID
 
 from secure_world.settings import SecureWorldSettings
 from secure_world.world import SecureWorld
@@ -257,9 +258,7 @@ def serve_rpc(world: BareMetal, where: int, answer: tuple[int, ...]) -> tuple[in
     return (*split(cookie), 0, 0)
 
 
-def _uuid(fields: tuple[int, ...]) -> object:
-    from uuid import UUID
-
+def _uuid(fields: tuple[int, ...]) -> UUID:
     return UUID(bytes=struct.pack("<2Q", fields[9], fields[10]))
 
 

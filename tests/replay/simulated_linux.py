@@ -7,6 +7,8 @@ calls overlap in the recording as they do on a real machine with several process
 
 from __future__ import annotations
 
+import contextlib
+
 from mediator.guest.client import INPUT, OUTPUT, Memref, TeeError, Value
 from mediator.guest.cpu import Registers
 from mediator.guest.driver_settings import DriverSettings
@@ -78,7 +80,9 @@ def record(
     bus, board = FlatBus(), Board(interrupt_every)
     world = SecureWorld(bus, settings, board)
     records: list[Record] = []
-    recorder = Recorder(lambda pa, n: bus.read(0, pa, n) if bus.check(0, pa, n) else None, records.append)
+    recorder = Recorder(
+        lambda pa, n: bus.read(0, pa, n) if bus.check(0, pa, n) else None, records.append
+    )
     machine = TracedMachine(world, recorder, vcpus, seed)
     bus.machine = board.machine = machine
     if settings.virtualization:
@@ -110,13 +114,13 @@ async def everything(guest: Guest) -> None:
     async with client.open_session(Echo.uuid) as session:
         await session.invoke(echo.ECHO, Value(1, 2), Memref(await client.buffer_of(b"\x33" * 5000)))
         memory = await client.allocate(70_000)
-        await session.invoke(echo.ECHO, Memref(memory, 4000, 200, OUTPUT), Memref(memory, 1, 9, INPUT))
+        await session.invoke(
+            echo.ECHO, Memref(memory, 4000, 200, OUTPUT), Memref(memory, 1, 9, INPUT)
+        )
         await session.invoke(echo.WAIT, Value(2, 0))
         await session.invoke(echo.REE_TIME, Value(0, 0))
-        try:
+        with contextlib.suppress(TeeError):
             await session.invoke(echo.PANIC, Value(7, 0))
-        except TeeError:
-            pass
 
 
 async def contention(guest: Guest) -> None:
