@@ -16,7 +16,7 @@ CONSUMER_VENV := build/consumer-venv
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint format docs doctest dist packaging gates bench soak ci clean
+.PHONY: help run test lint style types imports dependencies licences format docs doctest dist packaging gates bench soak ci clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -27,12 +27,22 @@ run: $(VENV)/.run ## simulate the built-in scenario and print its result table
 test: $(VENV)/.test ## the test suite, within 5 minutes on 2 cores
 	$(PYTEST) -n $(JOBS) --dist worksteal -q $(ARGS)
 
-lint: $(VENV)/.dev ## formatting, lint, strict types, import contracts, dependencies, licences
+lint: style types imports dependencies licences ## formatting, lint, strict types, import contracts, dependencies, licences
+
+style: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: $(VENV)/.dev
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+
+imports: $(VENV)/.dev
+	$(BIN)/lint-imports --no-logo
+
+dependencies: $(VENV)/.dev
 	$(BIN)/deptry .
+
+licences: $(VENV)/.dev
 	$(BIN)/reuse lint --quiet || $(BIN)/reuse lint
 
 format: $(VENV)/.dev ## rewrite the sources in the project's format
