@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The mailbox pages through which a live guest's vCPUs and this process speak.
+
+One page of the guest's RAM for each vCPU, outside what the device tree calls memory. The stub (EL2)
+writes registers and syndrome, then sets the state to REQUEST; this side writes the answer, then sets
+the state to ANSWER or FORWARD; the stub takes it and sets RUNNING. Results first, state last.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+RAM_BASE: Final = 0x4000_0000
+"""Where RAM of the emulated board ("virt") starts."""
+MAILBOX: Final = RAM_BASE + (1 << 20)
+"""Behind the place where the emulator leaves its own device tree at reset (1 MiB at most)."""
+KERNEL_RAM: Final = RAM_BASE + (2 << 20)
+"""First address that the kernel may use; it wants to start at a multiple of 2 MiB."""
+MAX_VCPUS: Final = 8
+"""vCPUs of one guest: the GIC of the board has room for more, our two cores do not."""
+
+RUNNING: Final = 0
+"""The vCPU executes guest code."""
+REQUEST: Final = 1
+"""The vCPU waits: its registers are a call."""
+ANSWER: Final = 2
+"""x0..x3 are the answer."""
+FORWARD: Final = 3
+"""The stub shall execute the call itself, with x0..x7 as they are: the emulator's own PSCI."""
+FAULT: Final = 4
+"""The stub took an exception that it does not know; the vCPU has stopped."""
+
+_SYNDROME: Final = 8
+_STATE: Final = 10
+_ENTRY: Final = 11
+_CONTEXT: Final = 12
+_BELL: Final = 13
+
+CLASS_HVC64: Final = 0x16
+CLASS_SMC64: Final = 0x17
+"""Exception classes (ESR_ELx.EC) of calls from AArch64 (Arm ARM, "ESR_EL2")."""
+
+
+class Mailbox:
+    """The page of one vCPU, as 64-bit words."""
+
+    __slots__ = ("words",)
+
+    def __init__(self, page: memoryview) -> None:
+        self.words = page.cast("Q")
+
+    @property
+    def state(self) -> int:
+        """RUNNING, REQUEST, ANSWER, FORWARD or FAULT."""
+        return self.words[_STATE]
+
+    def prepare(self, entry: int, context: int, *, rings: bool) -> None:
+        """Where the vCPU starts in the guest, and x0 there. ``rings``: it has a bell."""
+        self.words[_ENTRY] = entry
+        self.words[_CONTEXT] = context
+        self.words[_BELL] = 0 if rings else 1
+        self.words[_STATE] = RUNNING
+
+    def call(self) -> tuple[int, tuple[int, ...]]:
+        """ESR_EL2 and x0..x7 of the waiting call."""
+        words = self.words
+        return words[_SYNDROME], tuple(words[0:8])
+
+    def answer(self, regs: tuple[int, ...]) -> None:
+        """Let the vCPU go on with these x0..x3."""
+        words = self.words
+        words[0], words[1], words[2], words[3] = regs[:4]
+        words[_STATE] = ANSWER
+
+    def forward(self, *changes: tuple[int, int]) -> None:
+        """Let the stub make the call, after ``(register, value)`` changes."""
+        for register, value in changes:
+            self.words[register] = value
+        self.words[_STATE] = FORWARD

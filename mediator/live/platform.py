@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""One mediator and one simulated secure world for live guests, in real time.
+
+The same parts as in a simulated platform, but for the machine: each guest is an emulator, and its
+RAM, which begins at the same address in every guest, lies in a range of its own of our physical
+memory. So a translation that is missing anywhere reaches no RAM, or that of the mediator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import attrs
+
+from mediator.checkers.standard import standard_watch
+from mediator.checkers.watch import Watch
+from mediator.deployment.in_hypervisor import Completed, InHypervisor, Preempted, Undefined
+from mediator.hypervisor.bus import SecureBus
+from mediator.hypervisor.host import ReferenceHost
+from mediator.hypervisor.machine_events import (
+    GuestCreated,
+    GuestDestroyed,
+    GuestDying,
+    PsciCall,
+    TrapEnter,
+    TrapExit,
+    TrapUndefined,
+)
+from mediator.hypervisor.memory import PhysicalMemory
+from mediator.hypervisor.services import NOT_SUPPORTED, ServiceSettings
+from mediator.hypervisor.traps import PSCI, TEE, Dispatcher
+from mediator.hypervisor.traps import UNDEFINED as UNDEFINED_TRAP
+from mediator.live.mailbox import KERNEL_RAM, RAM_BASE
+from mediator.live.monitor import LiveMonitor
+from mediator.live.rng import registry_with_rng
+from mediator.optee.settings import MediatorSettings
+from secure_world.settings import SecureWorldSettings
+from secure_world.ta import TaRegistry
+from secure_world.world import SecureWorld
+
+Sink = Callable[[tuple[object, ...]], None]
+Registers8 = tuple[int, int, int, int, int, int, int, int]
+SecureCall = Callable[[int, int, int, int, int, int, int, int], tuple[int, int, int, int]]
+
+_PAGE_SHIFT: Final = 12
+SPAN: Final = 4 << 30
+"""Physical addresses from one guest's range to the next."""
+FIRST_PA: Final = 32 << 30
+"""Where physical memory begins; the first span is the mediator's, no guest's IPA is in any."""
+MAX_GUESTS: Final = 64
+"""Guests in the life of one platform; their ranges are not used again."""
+MAX_TEARDOWN_STEPS: Final = 1 << 16
+"""Entries that the end of one guest may take; the largest legal one takes a few hundred."""
+
+
+class LiveError(Exception):
+    """The platform or a guest cannot be made; the message says which and why."""
+
+
+@attrs.frozen(kw_only=True)
+class LiveSettings:
+    """What the platform is built from. ``checkers``: watch the invariants I1 to I8."""
+
+    seed: int = 1
+    mediator: MediatorSettings = attrs.field(factory=MediatorSettings)
+    secure_world: SecureWorldSettings = attrs.field(factory=lambda: SecureWorldSettings(threads=4))
+    checkers: bool = True
+
+
+class Forward:
+    """The call is PSCI's, which the emulator itself serves."""
+
+
+FORWARD: Final = Forward()
+
+
+class LivePlatform:
+    """Memory, secure world and mediator of all live guests of this process.
+
+    ``sinks`` get every event of all parts. ``wrap``: puts something (a recorder, a liar) between
+    mediator and secure world. ``inject``: ``(guest, intid)``, the way into a guest.
+    """
+
+    def __init__(
+        self,
+        settings: LiveSettings | None = None,
+        *,
+        sinks: Iterable[Sink] = (),
+        registry: TaRegistry | None = None,
+        wrap: Callable[[SecureCall], SecureCall] | None = None,
+        inject: Callable[[int, int], None] | None = None,
+        log: Callable[[int, str], None] | None = None,
+    ) -> None:
+        self.settings = settings = settings or LiveSettings()
+        self.watch = Watch() if settings.checkers else None
+        listeners = tuple(filter(None, (self.watch, *sinks)))
+        self.sink: Sink | None = None
+        if listeners:
+            self.sink = listeners[0] if len(listeners) == 1 else _Fan(listeners)
+        sink = self.sink
+        pages = (MAX_GUESTS + 1) * SPAN >> _PAGE_SHIFT
+        self.memory = PhysicalMemory(pages, FIRST_PA >> _PAGE_SHIFT)
+        self.monitor = LiveMonitor()
+        self.bus = SecureBus(self.memory, sink=sink)
+        world = attrs.evolve(settings.secure_world, seed=settings.seed ^ settings.secure_world.seed)
+        self.registry = registry if registry is not None else registry_with_rng()
+        self.secure_world = SecureWorld(self.bus, world, self.monitor, sink, registry=self.registry)
+        self.host = ReferenceHost(
+            self.memory,
+            secure_smc=self.secure_world.smc if wrap is None else wrap(self.secure_world.smc),
+            inject_virq=inject,
+            now=self.monitor.now,
+            log=log,
+            sink=sink,
+        )
+        self.tee = InHypervisor(self.host, settings.mediator, sink)
+        self._dispatcher = Dispatcher(ServiceSettings(), self.tee)
+        if self.watch is not None:
+            standard_watch(self.watch, self.memory, self.host, self.tee.mediator)
+        probe = self.tee.probe()
+        if not probe.found:
+            raise LiveError(f"the secure world is not usable: {probe.reason}")
+        self._born = 0
+
+    def add_guest(self, name: str, ram: memoryview) -> int:
+        """A guest whose RAM is ``ram``; its id. :class:`LiveError` if there is no room for it.
+
+        Its first 2 MiB (mailboxes) are not the guest's: no buffer of it can lie there.
+        """
+        guest = self._born
+        if guest >= MAX_GUESTS:
+            raise LiveError(f"guest {name!r}: one platform has room for {MAX_GUESTS} guests")
+        self._born += 1
+        offset = KERNEL_RAM - RAM_BASE
+        pa = FIRST_PA + (guest + 1) * SPAN + offset
+        self.memory.attach(pa, ram[offset:])
+        self.host.add_guest(guest)
+        self.host.populate(guest, KERNEL_RAM, len(ram) - offset >> _PAGE_SHIFT, pa=pa)
+        if not self.tee.create_guest(guest).accepted:
+            self.host.remove_guest(guest)
+            raise LiveError(f"guest {name!r} was refused by the secure world")
+        if self.sink is not None:
+            self.sink(GuestCreated(guest, name, 1))
+        return guest
+
+    def remove_guest(self, guest: int) -> None:
+        """The guest is gone: release everything of it."""
+        if self.sink is not None:
+            self.sink(GuestDying(guest))
+        for _ in range(MAX_TEARDOWN_STEPS):
+            if not isinstance(self.tee.destroy_guest(guest), Preempted):
+                break
+        else:
+            raise LiveError(f"the mediator does not come to an end with guest {guest}")
+        quarantined = self.host.record(guest).quarantined
+        self.host.remove_guest(guest)
+        if self.sink is not None:
+            self.sink(GuestDestroyed(guest, int(quarantined)))
+
+    def serve(
+        self, guest: int, vcpu: int, regs: tuple[int, ...], hvc: bool, immediate: int
+    ) -> tuple[int, ...] | Forward:
+        """Answer a trap: x0..x3 and more, or :data:`FORWARD`.
+
+        A call with an immediate is undefined; live guests get "unknown function" for it.
+        """
+        sink = self.sink
+        if sink is not None:
+            sink(TrapEnter(guest, vcpu, int(hvc), immediate, regs))
+        frame = (regs[0], regs[1], regs[2], regs[3], regs[4], regs[5], regs[6], regs[7])
+        self.monitor.begin()
+        route = self._dispatcher.route(guest, vcpu, frame, hvc, immediate, False)
+        if route is PSCI:
+            if sink is not None:
+                sink(PsciCall(guest, vcpu, regs[0], "forwarded"))
+            return FORWARD
+        answer: tuple[int, ...]
+        if route is TEE:
+            outcome = self.tee.handle(guest, vcpu, frame)
+            answer = outcome.regs if isinstance(outcome, Completed) else ()
+            undefined = isinstance(outcome, Undefined)
+        else:
+            undefined = route is UNDEFINED_TRAP
+            answer = () if not isinstance(route, tuple) else route
+        if undefined and sink is not None:
+            sink(TrapUndefined(guest, vcpu))
+        answer = answer or (NOT_SUPPORTED, *regs[1:])
+        if sink is not None and not undefined:
+            sink(TrapExit(guest, vcpu, int(not hvc), answer))
+        return answer
+
+
+class _Fan:
+    __slots__ = ("_sinks",)
+
+    def __init__(self, sinks: tuple[Sink, ...]) -> None:
+        self._sinks = sinks
+
+    def __call__(self, event: tuple[object, ...]) -> None:
+        for sink in self._sinks:
+            sink(event)

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The loop that serves live guests: one thread, one ``select`` over the sockets of all of them.
+
+An answer may be due later (a secure world that "worked"): it waits in a heap, and everybody else is
+served meanwhile. With more than one vCPU a bell may wake the wrong one, so it is repeated each
+millisecond until the answer has been taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import os
+import selectors
+import socket
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from mediator.live.guest import LineSink, LiveGuest
+from mediator.live.image import Software
+from mediator.live.mailbox import (
+    ANSWER,
+    CLASS_HVC64,
+    CLASS_SMC64,
+    FAULT,
+    FORWARD,
+    REQUEST,
+    Mailbox,
+)
+from mediator.live.platform import Forward, LivePlatform
+from mediator.live.qemu import POLLING, BoardSettings, Emulator, Memory
+from smccc.constants import psci
+
+SOON: Final = 100_000
+"""ns of charged work that are not worth a timer: the way to the guest takes as long."""
+RING_AGAIN: Final = 1_000_000
+"""ns until a bell that nobody answered is rung again."""
+IDLE: Final = 0.5
+"""Seconds between two looks at the clock when nothing happens."""
+MAX_READ: Final = 1 << 16
+
+_CPU_ON: Final = (psci.PSCI_CPU_ON_AARCH64, psci.PSCI_CPU_ON_AARCH32)
+
+
+class Service:
+    """Runs guests on a platform until they end."""
+
+    def __init__(self, platform: LivePlatform, *, lines: LineSink | None = None) -> None:
+        self.platform = platform
+        self.guests: list[LiveGuest] = []
+        self.lines = lines
+        self.times: list[int] | None = None
+        """ns of our part of each call, if somebody wants them."""
+        self._selector = selectors.DefaultSelector()
+        self._due: list[tuple[int, int, Callable[[], None]]] = []
+        self._sequence = 0
+        self._polled: list[LiveGuest] = []
+
+    # --- life of guests ----------------------------------------------------------------------------
+
+    def start(self, name: str, board: BoardSettings, software: Software) -> LiveGuest:
+        """Start a guest; it runs while :meth:`step` is called."""
+        memory = Memory(board.ram)
+        try:
+            ident = self.platform.add_guest(name, memory.view)
+            try:
+                guest = LiveGuest(name, board, software, ident=ident, memory=memory)
+            except BaseException:
+                self.platform.remove_guest(ident)
+                raise
+        finally:
+            memory.close()
+        self.guests.append(guest)
+        emulator = guest.emulator
+        register = self._selector.register
+        register(emulator.console, selectors.EVENT_READ, partial(self._console, guest))
+        register(emulator.interrupts, selectors.EVENT_READ, partial(self._drain, guest))
+        if board.bell == POLLING:
+            self._polled.append(guest)
+        else:
+            register(emulator.bell, selectors.EVENT_READ, partial(self._bell, guest))
+        return guest
+
+    def stop(self, guest: LiveGuest, why: str = "stopped") -> None:
+        """End a guest, whatever it is doing, and release what is held for it."""
+        if guest.ended is not None:
+            return
+        guest.ended = why
+        emulator = guest.emulator
+        self._last_words(guest, emulator)
+        for ours in (emulator.console, emulator.interrupts, emulator.bell):
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(ours)
+        if guest in self._polled:
+            self._polled.remove(guest)
+        emulator.end()
+        self.platform.remove_guest(guest.ident)
+
+    def _last_words(self, guest: LiveGuest, emulator: Emulator) -> None:
+        """The emulator may be gone before all of its console was read."""
+        with contextlib.suppress(OSError):
+            while data := emulator.console.recv(MAX_READ):
+                self._say(guest, data)
+        complaint = emulator.complaint()
+        if complaint:
+            self._say(guest, f"emulator: {complaint}\n".encode())
+
+    def close(self) -> None:
+        """End all guests."""
+        for guest in self.guests:
+            self.stop(guest)
+        self._selector.close()
+
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- the loop -----------------------------------------------------------------------------------
+
+    def run(self, until: Callable[[], bool], seconds: float) -> bool:
+        """Serve until ``until()`` holds, at most for ``seconds``; whether it did."""
+        end = time.monotonic() + seconds
+        while not until():
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            self.step(min(left, IDLE))
+        return True
+
+    def running(self) -> bool:
+        """Whether any guest runs."""
+        return any(guest.ended is None for guest in self.guests)
+
+    def after(self, ns: int, action: Callable[[], None]) -> None:
+        """Do something ``ns`` from now, between two calls."""
+        self._sequence += 1
+        heapq.heappush(self._due, (time.monotonic_ns() + ns, self._sequence, action))
+
+    def step(self, timeout: float) -> None:
+        """Wait for something to do, at most ``timeout`` seconds, and do it."""
+        due = self._due
+        if due:
+            timeout = min(timeout, max(0.0, (due[0][0] - time.monotonic_ns()) / 1e9))
+        if self._polled:
+            timeout = 0.0
+        for key, _ in self._selector.select(timeout):
+            key.data()
+        for guest in self._polled:
+            self._look(guest)
+        while due and due[0][0] <= time.monotonic_ns():
+            heapq.heappop(due)[2]()
+
+    # --- sockets --------------------------------------------------------------------------------------
+
+    def _receive(self, guest: LiveGuest, ours: socket.socket) -> bytes | None:
+        """What there is to read; ``None`` after the end of the emulator."""
+        try:
+            data = ours.recv(MAX_READ)
+        except BlockingIOError:
+            return b""
+        except OSError:
+            data = b""
+        if not data:
+            self._gone(guest)
+            return None
+        return data
+
+    def _gone(self, guest: LiveGuest) -> None:
+        code = guest.emulator.process.wait()
+        why = "switched off" if code == 0 else f"emulator ended with {code}"
+        self.stop(guest, why)
+
+    def _console(self, guest: LiveGuest) -> None:
+        if guest.ended is None:
+            data = self._receive(guest, guest.emulator.console)
+            if data:
+                self._say(guest, data)
+
+    def _say(self, guest: LiveGuest, data: bytes) -> None:
+        for line in guest.console.take(data):
+            if self.lines is not None:
+                self.lines(guest, line)
+
+    def _drain(self, guest: LiveGuest) -> None:
+        """Replies of the interrupt line: each command is answered with OK."""
+        if guest.ended is None:
+            self._receive(guest, guest.emulator.interrupts)
+
+    def _bell(self, guest: LiveGuest) -> None:
+        if guest.ended is None and self._receive(guest, guest.emulator.bell):
+            self._look(guest)
+
+    # --- calls ------------------------------------------------------------------------------------------
+
+    def _look(self, guest: LiveGuest) -> None:
+        for index, box in enumerate(guest.mailboxes):
+            state = box.state
+            if state == REQUEST:
+                self._serve(guest, index, box)
+            elif state == FAULT:
+                self.stop(guest, "the stub took an unexpected exception")
+                return
+
+    def _serve(self, guest: LiveGuest, index: int, box: Mailbox) -> None:
+        began = time.perf_counter_ns()
+        syndrome, regs = box.call()
+        kind = syndrome >> 26 & 0x3F
+        if kind not in (CLASS_SMC64, CLASS_HVC64):
+            self.stop(guest, f"vCPU {index} trapped with syndrome {syndrome:#x}")
+            return
+        platform = self.platform
+        answer = platform.serve(guest.ident, index, regs, kind == CLASS_HVC64, syndrome & 0xFFFF)
+        if isinstance(answer, Forward):
+            guest.forwarded += 1
+            self._forward(guest, regs, box)
+            return
+        guest.served += 1
+        debt = platform.monitor.debt
+        if debt < SOON:
+            box.answer(answer)
+            self._wake(guest, box)
+        else:
+            self._busy(guest, box, answer, debt)
+        if self.times is not None:
+            self.times.append(time.perf_counter_ns() - began)
+
+    def _busy(self, guest: LiveGuest, box: Mailbox, answer: tuple[int, ...], debt: int) -> None:
+        """The secure world works: nobody sees the answer before that is over."""
+        # The state stays REQUEST for the vCPU; for us the call is taken.
+        taken = _Taken(box)
+        guest.mailboxes[guest.mailboxes.index(box)] = taken
+
+        def finish() -> None:
+            if guest.ended is None:
+                guest.mailboxes[guest.mailboxes.index(taken)] = box
+                box.answer(answer)
+                self._wake(guest, box)
+
+        self.after(debt, finish)
+
+    def _forward(self, guest: LiveGuest, regs: tuple[int, ...], box: Mailbox) -> None:
+        function = regs[0] & 0xFFFF_FFFF
+        if function in _CPU_ON:
+            target = regs[1] & 0xFF
+            if target < len(guest.mailboxes) and target == regs[1]:
+                guest.mailboxes[target].prepare(regs[2], regs[3], rings=guest.board.bell != POLLING)
+            box.forward((2, 0), (3, 0))
+        else:
+            box.forward()
+        self._wake(guest, box)
+
+    def _wake(self, guest: LiveGuest, box: Mailbox) -> None:
+        if guest.board.bell == POLLING:
+            return
+        guest.ring()
+        if len(guest.mailboxes) > 1:
+            self.after(RING_AGAIN, partial(self._ring_again, guest, box))
+
+    def _ring_again(self, guest: LiveGuest, box: Mailbox) -> None:
+        if guest.ended is None and box.state in (ANSWER, FORWARD):
+            guest.rung_again += 1
+            guest.ring()
+            self.after(RING_AGAIN, partial(self._ring_again, guest, box))
+
+
+class _Taken(Mailbox):
+    """Stands for the mailbox of a vCPU whose answer is not due yet: there is nothing to look at."""
+
+    __slots__ = ()
+
+    def __init__(self, box: Mailbox) -> None:
+        self.words = box.words
+
+    @property
+    def state(self) -> int:
+        return ANSWER
+
+
+def our_processes() -> list[int]:
+    """Emulators that this process started and that still exist."""
+    children = f"/proc/{os.getpid()}/task/{os.getpid()}/children"
+    try:
+        with open(children, encoding="ascii") as file:
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        return []
