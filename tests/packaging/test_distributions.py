@@ -186,3 +186,12 @@ def test_every_extra_that_an_error_names_exists() -> None:
             named |= set(re.findall(r"MissingExtra\(\"(\w+)\"", text))
     assert named
     assert named <= extras
+
+
+def test_the_command_runs_from_the_wheel(python: Python) -> None:
+    code = """
+from mediator.command import main
+main(["run", "--json"], standalone_mode=False)
+"""
+    report = json.loads(python(code))
+    assert (report["ok"], report["checked"], report["problems"]) == (True, True, [])
