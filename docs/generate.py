@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Writes the pages of the reference that are made from data and code.
+
+``python docs/generate.py`` writes them; tests/docs/test_generated.py fails while one is out of date.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import pkgutil
+import tomllib
+from collections.abc import Iterable, Iterator
+from importlib import resources
+from pathlib import Path
+from typing import cast
+
+import fuzz
+import mediator
+import secure_world
+import smccc
+import specs
+from smccc.constants import optee_msg, optee_rpc, optee_smc
+
+DOCS = Path(__file__).parent
+PACKAGES = (mediator, secure_world, smccc, fuzz, specs)
+
+Row = dict[str, object]
+
+
+def abi_table() -> dict[str, dict[str, object]]:
+    """The sections of abi.toml."""
+    return tomllib.loads((DOCS / "abi.toml").read_text("utf-8"))
+
+
+def rows(section: str) -> list[Row]:
+    """The rows of a section of abi.toml."""
+    return cast("list[Row]", abi_table()[section]["rows"])
+
+
+def value_of(section: str, name: str) -> int:
+    """The number that a header gives to a name of a section."""
+    full = cast("str", abi_table()[section]["prefix"]) + name
+    for module in (optee_smc, optee_msg, optee_rpc):
+        if hasattr(module, full):
+            return cast("int", getattr(module, full))
+    raise KeyError(full)
+
+
+def table(head: Iterable[str], lines: Iterable[Iterable[str]]) -> Iterator[str]:
+    """A table in Markdown."""
+    names = list(head)
+    yield "| " + " | ".join(names) + " |"
+    yield "|" + " --- |" * len(names)
+    for line in lines:
+        yield "| " + " | ".join(cell.replace("|", "\\|") or " " for cell in line) + " |"
+    yield ""
+
+
+def _behaviour(row: Row, does: str, says: str) -> str:
+    return ": ".join(str(row[key]) for key in (does, says) if row.get(key))
+
+
+def _reference(row: Row) -> str:
+    found = _behaviour(row, "reference", "reference_says")
+    same = row.get("reference", row.get("does")) == row.get("does")
+    return "the same" if same and not row.get("reference_says") else found
+
+
+def _shown_by(row: Row) -> str:
+    out = []
+    for name in cast("list[str]", row.get("shows", [])):
+        path, _, test = name.partition("::")
+        out.append(f"[{test}](../../{path})" if test else f"`{name}`")
+    return ", ".join(out)
+
+
+def abi_page() -> Iterator[str]:
+    """The table of the whole ABI."""
+    yield "# The ABI, function by function"
+    yield ""
+    yield "What the mediator does with each SMC function, message command, RPC and capability, what the recorded reference mediator"
+    yield "does, and what shows it: a rule ({doc}`/deviations` has its sentence and the behaviour vectors that test it) or a test. The"
+    yield "word that a cell begins with is checked against the mediator itself, for the reference under the preset that stands for it"
+    yield "(`MediatorSettings.reference()`). Written by `docs/generate.py` from `docs/abi.toml`."
+    yield ""
+    yield "*answered*: the TEE is not asked. *forwarded*: it is asked the same function, with the guest's client id and no argument"
+    yield "of the guest that the function does not define. *mediated*: a message is shadowed and translated ({doc}`/concepts/calls`)."
+    yield "*refused*: -1, or EBADCMD for a message command; the TEE does not learn of it."
+    yield ""
+    head = ("default", "reference mediator", "shown by")
+    yield "## SMC functions"
+    yield ""
+    yield "Result registers are named; all others keep what the guest put there."
+    yield ""
+    yield from table(("function", "id", *head), _rows("functions", lambda v: f"`{v:#010x}`"))
+    yield "Every other function id is refused (`offer.hidden-functions`, `smccc.optee-smc32-only`)."
+    yield ""
+    yield "## Message commands"
+    yield ""
+    yield from table(("command", "number", *head), _rows("commands", str))
+    yield "## RPCs"
+    yield ""
+    yield from table(("RPC", "a0", *head), _rows("rpcs", lambda v: f"`{v:#010x}`"))
+    yield "Unknown RPC functions suspend the call like FOREIGN_INTR does (`rpc.recognised`)."
+    yield ""
+    yield "Of the commands in an RPC argument the mediator knows two; all others ("
+    known = {cast("str", row["name"]) for row in rows("rpc_commands")}
+    relayed = [name for name in rpc_command_names() if name not in known]
+    yield (
+        ", ".join(relayed)
+        + ") are relayed as CMD says, and the guest's driver and supplicant serve them."
+    )
+    yield ""
+    yield from table(("RPC command", "number", *head), _rows("rpc_commands", str))
+    yield "## Capabilities"
+    yield ""
+    yield "Of the TEE's answer to EXCHANGE_CAPABILITIES a guest sees these bits (`caps.filter`, `caps.newer-bits`):"
+    yield ""
+    bits = [
+        (f"{row['name']}", str(value_of("capabilities", str(row["name"])).bit_length() - 1),
+         _behaviour(row, "does", "says"), _reference(row))
+        for row in rows("capabilities")
+    ]  # fmt: skip
+    yield from table(("capability", "bit", "default", "reference mediator"), bits)
+    yield "## Return codes of the mediator itself"
+    yield ""
+    yield "Codes of the TEE are passed on. The mediator gives one of its own:"
+    yield ""
+    yield from table(
+        ("code", "value", "when", "reference mediator", "shown by"),
+        _rows("statuses", lambda v: f"`{v:#x}`"),
+    )
+
+
+def rpc_command_names() -> list[str]:
+    """Names of all RPC commands in the order of their numbers."""
+    prefix = "OPTEE_RPC_CMD_"
+    found: dict[int, str] = {}
+    for name, value in vars(optee_rpc).items():
+        if name.startswith(prefix):
+            found.setdefault(value, name)
+    return [found[value].removeprefix(prefix) for value in sorted(found)]
+
+
+def _rows(section: str, shown: object) -> Iterator[tuple[str, ...]]:
+    show = cast("type[str]", shown)
+    for row in rows(section):
+        name = str(row["name"])
+        number = show(value_of(section, name))
+        yield name, number, _behaviour(row, "does", "says"), _reference(row), _shown_by(row)
+
+
+def modules() -> Iterator[str]:
+    """Names of all modules of the distribution."""
+    for package in PACKAGES:
+        yield package.__name__
+        for found in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+            yield found.name
+
+
+def event_classes() -> Iterator[tuple[str, list[type]]]:
+    """Modules of events and their named tuples, in the order of the source."""
+    for name in modules():
+        if not name.rpartition(".")[2].endswith("events"):
+            continue
+        module = importlib.import_module(name)
+        classes = [
+            value
+            for value in vars(module).values()
+            if inspect.isclass(value)
+            and issubclass(value, tuple)
+            and hasattr(value, "_fields")
+            and value.__module__ == name
+        ]
+        if classes:
+            yield name, classes
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.replace("``", "`").split())
+
+
+def events_page() -> Iterator[str]:
+    """All events of all packages."""
+    yield "# Events"
+    yield ""
+    yield "Every part takes a `sink`, a callable that gets each event as it happens; the default is none and costs one branch."
+    yield "Events are named tuples of plain values, and carry no time: whoever records them asks the machine's clock. Checkers,"
+    yield "traces and logs are sinks. A {py:class}`~mediator.scenario.platform.Platform` hands the events of all its parts to each"
+    yield "of its `sinks`. Written by `docs/generate.py` from the code."
+    yield ""
+    for name, classes in event_classes():
+        module = importlib.import_module(name)
+        yield f"## `{name}`"
+        yield ""
+        yield _flat(inspect.getdoc(module) or "")
+        yield ""
+        yield from table(
+            ("event", "fields", "meaning"),
+            (
+                (
+                    f"`{event.__name__}`",
+                    ", ".join(f"`{field}`" for field in cast("tuple[str, ...]", vars(event)["_fields"])),
+                    _flat(inspect.getdoc(event) or ""),
+                )
+                for event in classes
+            ),
+        )  # fmt: skip
+
+
+def schemas() -> Iterator[tuple[str, str]]:
+    """(package path, title) of every JSON Schema in the distribution."""
+    for package in PACKAGES:
+        root = Path(str(resources.files(package)))
+        for path in sorted(root.rglob("*.schema.json")):
+            document = json.loads(path.read_text("utf-8"))
+            yield f"{package.__name__}/{path.relative_to(root).as_posix()}", str(document["title"])
+
+
+def formats_page() -> Iterator[str]:
+    """File formats, schemas, exit codes."""
+    yield "# Formats, versions, exit codes"
+    yield ""
+    yield "Every file and every JSON output names its format and an integer version. Readers accept all earlier versions and refuse"
+    yield "a newer one by name. The JSON Schemas (2020-12) are in the wheel:"
+    yield ""
+    yield from table(
+        ("schema", "what it describes"), ((f"`{path}`", title) for path, title in schemas())
+    )
+    yield "A rule file and a scenario are TOML; their schemas describe what TOML reads as. A snapshot of the mediator"
+    yield "(`optee-mediator-state`) is plain data in memory and has no file format of its own."
+    yield ""
+    yield "The versions that a build knows:"
+    yield ""
+    yield "```console"
+    yield "$ optee-mediator --version --json"
+    yield "{"
+    yield "..."
+    yield "}"
+    yield "```"
+    yield ""
+    from specs import versions
+
+    yield from table(
+        ("format", "version"),
+        ((name, str(version)) for name, version in sorted(versions.FORMATS.items())),
+    )
+    yield "## Exit codes"
+    yield ""
+    yield from table(
+        ("code", "meaning"),
+        (
+            ("0", "all well"),
+            ("1", "a difference, a violated invariant, a workload that failed, a planted error that was missed"),
+            ("2", "unusable input or usage: the message on standard error names file, line and field"),
+        ),
+    )  # fmt: skip
+    yield "With `--json` standard output is one JSON document and nothing else; progress and errors go to standard error."
+
+
+PAGES = {
+    "reference/abi.md": abi_page,
+    "reference/events.md": events_page,
+    "reference/formats.md": formats_page,
+}
+
+
+def text_of(name: str) -> str:
+    """The text of a page."""
+    return "\n".join(PAGES[name]()).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        (DOCS / page).write_text(text_of(page), "utf-8", newline="\n")
+        print(DOCS / page)
