@@ -286,10 +286,12 @@ class InHypervisor:
 
     # --- for hosts that are coroutines themselves -------------------------------------------
 
-    async def handle_regs(self, guest: int, vcpu: int, regs: Registers8) -> Registers8 | None:
+    def handle_regs(
+        self, guest: int, vcpu: int, regs: Registers8
+    ) -> Coroutine[object, None, Registers8 | None]:
         """As :meth:`handle`, for a driver of coroutines; ``None``: not mine."""
-        out = await self.mediator.handle(self._syscalls, guest, vcpu, regs)
-        return cast("Registers8 | None", out)
+        out = self.mediator.handle(self._syscalls, guest, vcpu, regs)
+        return cast("Coroutine[object, None, Registers8 | None]", out)
 
     async def guest_created(self, guest: int) -> bool:
         """``False``: the TEE refused."""

@@ -33,6 +33,12 @@ from secure_world.bus import Bus, BusError
 
 _NO_OWNER: Final = -1
 
+# Of any access, these words of a frame are the usual ones: a shadow of the mediator, and a page that
+# is pinned for its guest and mapped nowhere else (its word without references plus 1 to PIN_MASK).
+_SHADOW: Final = MEDIATOR << OWNER_SHIFT
+_BANK_OF_FRAME: Final = BANK_SHIFT - PAGE_SHIFT
+_FRAMES_OF_BANK: Final = BANK_MASK >> PAGE_SHIFT
+
 
 def guest_of_client(client: int) -> int:
     """The default: client ``g + 1`` is guest ``g``."""
@@ -46,7 +52,17 @@ class SecureBus:
     ``breaches`` counts what :class:`BusBreach` reports.
     """
 
-    __slots__ = ("_banks", "_guest_of", "_memory", "_owners", "_sink", "_words", "breaches")
+    __slots__ = (
+        "_banks",
+        "_end",
+        "_guest_of",
+        "_memory",
+        "_own",
+        "_owners",
+        "_sink",
+        "_words",
+        "breaches",
+    )
 
     def __init__(
         self,
@@ -58,39 +74,38 @@ class SecureBus:
         self._memory = memory
         self._words = memory.words
         self._banks = memory.banks
+        self._end = memory.end
         self._guest_of = guest_of
         self._owners: dict[int, int] = {0: SECURE}
+        self._own: dict[int, int] = {}
         self._sink = sink
         self.breaches = 0
 
     def read(self, client: int, pa: int, n: int) -> bytes:
         """``n`` bytes from physical address ``pa``; raises :class:`BusError`."""
-        memory, pfn = self._memory, pa >> PAGE_SHIFT
-        if (pa & PAGE_MASK) + n <= PAGE_SIZE and memory.first <= pfn < memory.end:
+        pfn, offset = pa >> PAGE_SHIFT, pa & PAGE_MASK
+        if offset + n <= PAGE_SIZE and pfn < self._end:
             word = self._words[pfn]
-            owner = word >> OWNER_SHIFT
-            if owner == MEDIATOR or (owner == self._owners.get(client) and word & PIN_MASK):
-                bank = self._banks.get(pa >> BANK_SHIFT)
+            if word == _SHADOW or 0 < word - self._own.get(client, word) <= PIN_MASK:
+                bank = self._banks.get(pfn >> _BANK_OF_FRAME)
                 if bank is not None:
-                    offset = pa & BANK_MASK
+                    offset += (pfn & _FRAMES_OF_BANK) << PAGE_SHIFT
                     return bank[offset : offset + n].tobytes()
-        pieces = self._pieces(client, pa, n, False)
-        return b"".join(memory.read(start, size) for start, size in pieces)
+        return self._read_pieces(self._pieces(client, pa, n, False))
 
     def write(self, client: int, pa: int, data: bytes) -> None:
         """Store ``data`` at physical address ``pa``; raises :class:`BusError`, then writes nothing."""
-        memory, pfn, n = self._memory, pa >> PAGE_SHIFT, len(data)
-        if (pa & PAGE_MASK) + n <= PAGE_SIZE and memory.first <= pfn < memory.end:
+        pfn, offset, n = pa >> PAGE_SHIFT, pa & PAGE_MASK, len(data)
+        if offset + n <= PAGE_SIZE and pfn < self._end:
             word = self._words[pfn]
-            owner = word >> OWNER_SHIFT
-            if owner == MEDIATOR or (owner == self._owners.get(client) and word & PIN_MASK):
-                bank = self._banks.get(pa >> BANK_SHIFT)
+            if word == _SHADOW or 0 < word - self._own.get(client, word) <= PIN_MASK:
+                bank = self._banks.get(pfn >> _BANK_OF_FRAME)
                 if bank is not None:
-                    offset = pa & BANK_MASK
+                    offset += (pfn & _FRAMES_OF_BANK) << PAGE_SHIFT
                     bank[offset : offset + n] = data
                     return
         for start, size in self._pieces(client, pa, n, True):
-            memory.write(start, data[start - pa : start - pa + size])
+            self._memory.write(start, data[start - pa : start - pa + size])
 
     def check(self, client: int, pa: int, n: int) -> bool:
         """True if ``client`` may touch ``n`` bytes at ``pa``. A refusal is reported, not a breach."""
@@ -136,6 +151,8 @@ class SecureBus:
         if owner is None:
             guest = self._guest_of(client)
             owner = self._owners[client] = FIRST_GUEST + guest if guest >= 0 else _NO_OWNER
+            if owner >= 0:
+                self._own[client] = owner << OWNER_SHIFT
         return owner
 
     def _objection(self, client: int, pfn: int) -> str:
@@ -170,6 +187,9 @@ class SecureBus:
             pieces.append((at, size))
             at += size
         return pieces
+
+    def _read_pieces(self, pieces: list[tuple[int, int]]) -> bytes:
+        return b"".join([self._memory.read(start, size) for start, size in pieces])
 
     def _refuse(self, client: int, pa: int, n: int, reason: str) -> None:
         if self._sink is not None:

@@ -42,8 +42,13 @@ from mediator.hypervisor.stage2 import (
     Stage2,
 )
 
-_TO_ADDRESS: Final = PAGE_SHIFT - KIND_SHIFT
-"""Shift from an entry with its kind bits cleared to the physical address."""
+# From an entry of stage 2 straight to its bytes: every access of the call path goes this way.
+ENTRY_BANK: Final = BANK_SHIFT - PAGE_SHIFT + KIND_SHIFT
+"""Shift from an entry to the number of its bank."""
+ENTRY_FRAME: Final = (BANK_MASK >> PAGE_SHIFT) << KIND_SHIFT
+"""Bits of an entry that say which page of its bank it is."""
+ENTRY_ADDRESS: Final = PAGE_SHIFT - KIND_SHIFT
+"""Shift from those bits to the offset of the page in the bank."""
 
 
 class GuestRecord:
@@ -92,6 +97,7 @@ class GuestMemory:
         self._departed: dict[int, GuestRecord] = {}  # gone, but some of their frames are alive
         self._words = memory.words
         self._banks = memory.banks
+        self._ram_end = memory.end << PAGE_SHIFT
 
     # -- who there is ---------------------------------------------------------------------------
 
@@ -359,19 +365,20 @@ class GuestMemory:
             raise InvariantError("guest_read", f"there is no guest {guest}")
         offset = ipa & PAGE_MASK
         if offset + length > PAGE_SIZE:
-            return b"".join(
-                self.guest_read(guest, start, size) for start, size in _pieces(ipa, length)
-            )
+            return self._guest_read_pages(guest, ipa, length)
         gfn = ipa >> PAGE_SHIFT
         entry = record.tlb.get(gfn) or record.stage2.translate(gfn)
         if entry & KIND_MASK < GRANT_RO:
             raise GuestAbort(ipa, False)
-        pa = entry >> KIND_SHIFT << PAGE_SHIFT
-        bank = self._banks.get(pa >> BANK_SHIFT)
+        bank = self._banks.get(entry >> ENTRY_BANK)
         if bank is None:
-            return self.memory.read(pa, length)
-        offset += pa & BANK_MASK
+            return self.memory.read(entry >> KIND_SHIFT << PAGE_SHIFT, length)
+        offset += (entry & ENTRY_FRAME) << ENTRY_ADDRESS
         return bank[offset : offset + length].tobytes()
+
+    def _guest_read_pages(self, guest: int, ipa: int, length: int) -> bytes:
+        pieces = _pieces(ipa, length)
+        return b"".join([self.guest_read(guest, start, size) for start, size in pieces])
 
     def guest_write(self, guest: int, ipa: int, data: bytes) -> None:
         """What a store of the guest's own vCPU does; pages may be crossed.
@@ -391,11 +398,10 @@ class GuestMemory:
         entry = record.tlb.get(gfn) or record.stage2.translate(gfn)
         if not entry & 1 or entry & KIND_MASK == MMIO:
             raise GuestAbort(ipa, True)
-        pa = entry >> KIND_SHIFT << PAGE_SHIFT
-        bank = self._banks.get(pa >> BANK_SHIFT)
+        bank = self._banks.get(entry >> ENTRY_BANK)
         if bank is None:
-            bank = self.memory.bank(pa)
-        offset += pa & BANK_MASK
+            bank = self.memory.bank(entry >> KIND_SHIFT << PAGE_SHIFT)
+        offset += (entry & ENTRY_FRAME) << ENTRY_ADDRESS
         bank[offset : offset + length] = data
 
     # -- inside -----------------------------------------------------------------------------------

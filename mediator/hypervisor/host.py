@@ -26,7 +26,13 @@ from mediator.hypervisor.frames import (
     PINNABLE,
     ZOMBIE,
 )
-from mediator.hypervisor.guests import GuestMemory, GuestRecord
+from mediator.hypervisor.guests import (
+    ENTRY_ADDRESS,
+    ENTRY_BANK,
+    ENTRY_FRAME,
+    GuestMemory,
+    GuestRecord,
+)
 from mediator.hypervisor.memory import BANK_MASK, BANK_SHIFT, PhysicalMemory
 from mediator.hypervisor.pages import SMALL_LIST, addresses, numbers, pin, translate, unpin
 from mediator.hypervisor.shadows import ShadowPool
@@ -182,12 +188,11 @@ class ReferenceHost(GuestMemory):
         if entry & KIND_MASK < OWN_RO:
             return None
         record.bytes_read += length
-        pa = entry >> KIND_SHIFT << PAGE_SHIFT
-        bank = self._banks.get(pa >> BANK_SHIFT)
+        bank = self._banks.get(entry >> ENTRY_BANK)
         if bank is None:
-            data = self.memory.read(pa, length)
+            data = self.memory.read(entry >> KIND_SHIFT << PAGE_SHIFT, length)
         else:
-            offset += pa & BANK_MASK
+            offset += (entry & ENTRY_FRAME) << ENTRY_ADDRESS
             data = bank[offset : offset + length].tobytes()
         if self._sink is not None:
             self._sink(events.GuestRead(guest, ipa, length))
@@ -300,10 +305,17 @@ class ReferenceHost(GuestMemory):
     def read_pinned(self, guest: int, pa: int, length: int) -> bytes:
         """See :class:`mediator.host.Host`."""
         self.counts[_READ_PINNED] += 1
-        record = self.record(guest)
-        self._check_pinned("read_pinned", record, pa)
+        record = self._guests.get(guest) or self.record(guest)
+        word = self._words[pa >> PAGE_SHIFT] if pa < self._ram_end else 0
+        if not 0 < word - record.own <= PIN_MASK:
+            self._check_pinned("read_pinned", record, pa)
         record.bytes_read += length
-        data = self.memory.read(pa, length)
+        bank = self._banks.get(pa >> BANK_SHIFT)
+        if bank is None or (pa & PAGE_MASK) + length > PAGE_SIZE:
+            data = self.memory.read(pa, length)
+        else:
+            offset = pa & BANK_MASK
+            data = bank[offset : offset + length].tobytes()
         if self._sink is not None:
             self._sink(events.PinnedRead(guest, pa, length))
         if self.read_hook is not None:
@@ -313,8 +325,10 @@ class ReferenceHost(GuestMemory):
     def write_pinned(self, guest: int, pa: int, segments: Sequence[tuple[int, bytes]]) -> None:
         """See :class:`mediator.host.Host`."""
         self.counts[_WRITE_PINNED] += 1
-        record = self.record(guest)
-        self._check_pinned("write_pinned", record, pa)
+        record = self._guests.get(guest) or self.record(guest)
+        word = self._words[pa >> PAGE_SHIFT] if pa < self._ram_end else 0
+        if not 0 < word - record.own <= PIN_MASK:
+            self._check_pinned("write_pinned", record, pa)
         if pa & PAGE_MASK:
             raise InvariantError("write_pinned", f"{pa:#x} is not a page")
         self._store("write_pinned", record, pa, segments)
@@ -397,22 +411,23 @@ class ReferenceHost(GuestMemory):
         self, call: str, record: GuestRecord, pa: int, segments: Sequence[tuple[int, bytes]]
     ) -> None:
         """Write segments into the page at ``pa``; all or, after :class:`InvariantError`, none."""
+        total = 0
         for offset, data in segments:
-            if offset < 0 or offset + len(data) > PAGE_SIZE:
-                raise InvariantError(call, f"segment at {offset} + {len(data)} leaves its page")
+            length = len(data)
+            if offset < 0 or offset + length > PAGE_SIZE:
+                raise InvariantError(call, f"segment at {offset} + {length} leaves its page")
+            total += length
         bank = self._banks.get(pa >> BANK_SHIFT)
         if bank is None:
             bank = self.memory.bank(pa)
         base = pa & BANK_MASK
-        total = 0
         for offset, data in segments:
-            length = len(data)
-            start = base + offset
-            bank[start : start + length] = data
-            total += length
+            offset += base
+            bank[offset : offset + len(data)] = data
         record.bytes_written += total
 
     def _check_pinned(self, call: str, record: GuestRecord, pa: int) -> None:
+        """Also true of a page that is mapped elsewhere, and of one that its guest gave up."""
         word = self.memory.word(pa >> PAGE_SHIFT)
         if word >> OWNER_SHIFT != record.owner or not word & PIN_MASK:
             raise InvariantError(call, f"{pa:#x} is not pinned for guest {record.ident}")

@@ -57,7 +57,7 @@ class MachineMonitor:
         if machine is None:
             self._before += ns
             return
-        strand = machine.strand()
+        strand = machine.scheduler.current or machine.strand()
         strand.clock += ns
         account = strand.account
         account.counts[SECURE_WORLD] += 1
@@ -73,7 +73,7 @@ class MachineMonitor:
         machine = self._machine
         if machine is None:
             return False
-        strand = machine.strand()
+        strand = machine.scheduler.current or machine.strand()
         if strand.kicked:
             strand.kicked = False
             return True
@@ -100,7 +100,7 @@ class MachineMonitor:
         """Charge ``times`` operations of ``kind`` (see :mod:`.accounting`) to whoever executes."""
         machine = self._machine
         if machine is not None:
-            strand = machine.strand()
+            strand = machine.scheduler.current or machine.strand()
             strand.account.counts[kind] += times
             strand.clock += machine.costs[kind] * times
 

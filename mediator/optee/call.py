@@ -11,6 +11,7 @@ guest gets back are the result fields of what *it* asked, taken from that copy (
 from __future__ import annotations
 
 import struct
+from collections.abc import Awaitable
 from typing import Final
 
 from mediator.host import PAGE_MASK, PAGE_SIZE
@@ -50,20 +51,21 @@ NONCONTIG: Final = msg.OPTEE_MSG_ATTR_NONCONTIG
 
 _RET: Final = struct.Struct("<2I")
 _WORD: Final = struct.Struct("<I")
+_ROUNDS: Final = range(MAX_REFUSED_REQUESTS)
 
 
-async def call_with_arg(
+def call_with_arg(
     core: Core, sys: Syscalls, guest: Guest, vcpu: int, regs: Registers
-) -> Registers:
+) -> Awaitable[Registers]:
     """CALL_WITH_ARG: one page-aligned message, RPC messages in buffers of their own."""
-    return await _by_address(core, sys, guest, vcpu, regs, CALL_WITH_ARG)
+    return _by_address(core, sys, guest, vcpu, regs, CALL_WITH_ARG)
 
 
-async def call_with_rpc_arg(
+def call_with_rpc_arg(
     core: Core, sys: Syscalls, guest: Guest, vcpu: int, regs: Registers
-) -> Registers:
+) -> Awaitable[Registers]:
     """CALL_WITH_RPC_ARG: the RPC argument lies behind the message, in the same page."""
-    return await _by_address(core, sys, guest, vcpu, regs, CALL_WITH_RPC_ARG)
+    return _by_address(core, sys, guest, vcpu, regs, CALL_WITH_RPC_ARG)
 
 
 async def _by_address(
@@ -187,12 +189,17 @@ async def _start(
     if command == UNREGISTER_SHM and count:
         call.target = guest.buffers.get(fields[11])
     if plan.tmem:
-        call.pending = [index for index in plan.tmem if fields[9 + 4 * index]]
+        call.pending = _given(plan.tmem, fields)
         result = await _translate(core, sys, guest, call)
         if result:
             return await _not_translated(core, sys, guest, call, regs, result)
     pa = shadow.pa
     return await _enter(core, sys, guest, vcpu, regs, call, call.function, pa >> 32, pa & M32, 1)
+
+
+def _given(tmem: tuple[int, ...], fields: tuple[int, ...]) -> list[int]:
+    """The temporary references that are not null."""
+    return [index for index in tmem if fields[9 + 4 * index]]
 
 
 async def _translate(core: Core, sys: Syscalls, guest: Guest, call: Call) -> int:
@@ -297,7 +304,7 @@ async def _enter(
     a5: int = 0,
 ) -> Registers:
     """Enter the TEE with a call, until it ends or the guest is needed."""
-    for _ in range(MAX_REFUSED_REQUESTS):
+    for _ in _ROUNDS:
         if core.sink is not None:
             sent = (a0, a1, a2, a3, a4, a5, 0, guest.client)
             core.sink(events.Forwarded(guest.id, call.serial, vcpu, sent))
@@ -356,16 +363,12 @@ async def _end(
             target.doomed = True
     carrier = call.carrier
     if carrier is None:
-        segments = [(start, data[start:end]) for start, end in call.outputs]
-        written = await sys.write_guest(guest.id, call.page, segments)
+        written = await sys.write_guest(guest.id, call.page, _results(call, data, 0))
     elif call.inside + call.size <= PAGE_SIZE:
-        inside = call.inside
-        segments = [(inside + start, data[start:end]) for start, end in call.outputs]
-        await sys.write_pinned(guest.id, call.page, segments)
+        await sys.write_pinned(guest.id, call.page, _results(call, data, call.inside))
         written = True
     else:
-        segments = [(start, data[start:end]) for start, end in call.outputs]
-        written = await place.write_back(sys, guest, call, segments)
+        written = await place.write_back(sys, guest, call, _results(call, data, 0))
     await core.release_call(sys, guest, call)
     if status & M32 == smc.OPTEE_SMC_RETURN_ETHREAD_LIMIT and not guest.live_calls:
         # Passed on, but a driver that waits for another of its calls to end waits for ever.
@@ -375,6 +378,14 @@ async def _end(
     if core.sink is not None:
         core.sink(events.CallEnded(guest.id, call.serial, vcpu, status))
     return (status, *regs[1:])
+
+
+def _results(call: Call, data: bytes, base: int) -> list[tuple[int, bytes]]:
+    """What goes back to the guest, as segments of a page in which the message begins at ``base``."""
+    segments = []
+    for start, end in call.outputs:
+        segments.append((base + start, data[start:end]))
+    return segments
 
 
 async def _release_buffers(core: Core, sys: Syscalls, guest: Guest, call: Call) -> None:

@@ -11,6 +11,7 @@ from specs.mutants.mechanism import Mutant
 _BY_ADDRESS: Final = "mediator.optee.call:_by_address"
 _REGD: Final = "mediator.optee.call:call_with_regd_arg"
 _START: Final = "mediator.optee.call:_start"
+_GIVEN: Final = "mediator.optee.call:_given"
 _ENTER: Final = "mediator.optee.call:_enter"
 _END: Final = "mediator.optee.call:_end"
 _PLAN: Final = "mediator.optee.plan:Plan.__init__"
@@ -213,7 +214,7 @@ RESULTS = (
         " a size is BAD_PARAMETERS.",
         bug_class=11,
         breaks=("param.null",),
-        plant=edits((_START, " if fields[9 + 4 * index]]", "]")),
+        plant=edits((_GIVEN, " if fields[9 + 4 * index]]", "]")),
     ),
     Mutant(
         id="param.page-zero-is-null",
@@ -222,7 +223,7 @@ RESULTS = (
         bug_class=11,
         breaks=("param.null", "I2"),
         plant=edits(
-            (_START, " if fields[9 + 4 * index]]", " if fields[9 + 4 * index] & ~PAGE_MASK]")
+            (_GIVEN, " if fields[9 + 4 * index]]", " if fields[9 + 4 * index] & ~PAGE_MASK]")
         ),
     ),
 )

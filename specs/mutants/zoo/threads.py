@@ -201,7 +201,7 @@ THREADS = (
         plant=edits(
             (
                 "mediator.optee.call:_enter",
-                "for _ in range(MAX_REFUSED_REQUESTS):",
+                "for _ in _ROUNDS:",
                 "for _ in range(MAX_REFUSED_REQUESTS ** 3):",
             )
         ),
