@@ -20,10 +20,7 @@ from smccc.registers import low32
 from specs.replay.compare import parameters
 from specs.replay.expectation import Plan
 from specs.replay.reader import Trace
-from specs.replay.survey import Survey, config
-
-DEFAULT_RESERVED: Final = (0x4200_0000, 0x20_0000)
-"""Reserved shared memory of PLATFORM=vexpress-qemu_armv8a: start and bytes."""
+from specs.replay.survey import DEFAULT_RESERVED, Survey, config
 
 DEFAULT_GUESTS: Final = 2
 """CFG_VIRT_GUEST_COUNT of OP-TEE."""

@@ -66,10 +66,12 @@ class MediatorReplay:
         self.trace = trace
         self.facts: Survey = survey(trace)
         self.settings = settings or MediatorSettings()
+        # What may be hidden does not follow the mediator's own defaults.
+        known = settings or attrs.evolve(self.settings, capabilities=rules.PASSED_CAPABILITIES)
         self.machine = Machine(self.facts)
         self.normal = NormalWorld(self.machine)
         self.scripted = ScriptedSecureWorld(self.machine.bus)
-        self.judge = Judge(self.facts, self.machine, self.normal, self.scripted, self.settings)
+        self.judge = Judge(self.facts, self.machine, self.normal, self.scripted, known)
         self.allowed = Allowance(
             self.facts, self.settings, self.machine, self.normal, self.scripted, self.judge
         )
@@ -277,7 +279,7 @@ class MediatorReplay:
         if entry.forwarded is None:
             # Nothing was forwarded: the answer alone decides about the call, too.
             entry.rules += by
-            self._judge_call(entry, found)
+            self._judge_call(entry, [_not_forwarded(entry)] if found else None)
         else:
             self._judge_call(entry)
         self.tally.judge(answer, step.name, found, by)
@@ -456,6 +458,19 @@ class MediatorReplay:
             if self._driver.complete(self.mediator.guest_destroyed(self._sys, client - 1)):
                 del self._dying[client]
                 self._live.discard(client)
+
+
+def _not_forwarded(entry: Entry) -> Difference:
+    call = entry.step.call
+    return Difference(
+        call.seq,
+        call.line,
+        entry.step.name,
+        FORWARDED,
+        "call",
+        "forwarded",
+        "answered by the mediator",
+    )
 
 
 def replay_as_mediator(

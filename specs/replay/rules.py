@@ -165,6 +165,9 @@ _ALL: Final = (
 RULES: Final[Mapping[str, Rule]] = MappingProxyType({rule.id: rule for rule in _ALL})
 """Rule id to rule."""
 
+PASSED_CAPABILITIES: Final = 0xF6
+"""Capability bits that HIDDEN_CAPABILITIES does not name."""
+
 NOT_COMPARED: Final = (
     (
         "registers a1, a2 and a4 to a6 of forwarded calls",

@@ -24,6 +24,9 @@ DEFAULT_RAM: Final = ((0x4000_0000, 0x4000_0000),)
 MAX_RAM: Final = 64 << 30
 """Bytes; more than any recorded machine, so that a first line cannot ask for endless memory."""
 
+DEFAULT_RESERVED: Final = (0x4200_0000, 0x20_0000)
+"""Reserved shared memory of PLATFORM=vexpress-qemu_armv8a: start and bytes."""
+
 SOLE_GUEST: Final = 1
 """Client id of the normal world of a trace without virtualization."""
 
@@ -129,14 +132,21 @@ def _check_ranges(path: str, ranges: list[tuple[int, int]]) -> None:
             raise TraceError(path, 1, "meta.ram", "has ranges that overlap")
 
 
-def _reserved(meta: Meta, answers: dict[int, tuple[int, ...]]) -> tuple[int, int] | None:
+def _reserved(
+    meta: Meta, answers: dict[int, tuple[int, ...]], virtualization: bool
+) -> tuple[int, int] | None:
     answer = answers.get(smc.OPTEE_SMC_GET_SHM_CONFIG)
     if answer is not None and low32(answer[0]) == smc.OPTEE_SMC_RETURN_OK and answer[2]:
         return low32(answer[1]), low32(answer[2])
     match = _RESERVED.search(meta.text("optee_config"))
-    if match is None:
+    if match is not None:
+        return int(match[1], 16), int(match[2]) * _UNITS[match[3]]
+    if virtualization or config(meta, "CORE_RESERVED_SHM") == "n":
         return None
-    return int(match[1], 16), int(match[2]) * _UNITS[match[3]]
+    capabilities = answers.get(smc.OPTEE_SMC_EXCHANGE_CAPABILITIES)
+    if capabilities is None or capabilities[1] & smc.OPTEE_SMC_SEC_CAP_HAVE_RESERVED_SHM:
+        return DEFAULT_RESERVED
+    return None
 
 
 def _threads(trace: Trace, answers: dict[int, tuple[int, ...]]) -> int:
@@ -200,12 +210,13 @@ def survey(trace: Trace) -> Survey:
         if function == smc.OPTEE_SMC_VM_CREATED and low32(answer.regs[0]) == 0:
             created = True
     ram = _ranges(trace)
+    virtualization = _virtualization(trace.meta, answers, created)
     slots = sorted({page // SLOT_SIZE for page in pages})
     return Survey(
         threads=_threads(trace, answers),
         ram=ram,
-        reserved=_reserved(trace.meta, answers),
-        virtualization=_virtualization(trace.meta, answers, created),
+        reserved=_reserved(trace.meta, answers, virtualization),
+        virtualization=virtualization,
         answers=answers,
         events=events,
         slots=tuple(
