@@ -35,17 +35,16 @@ _OVERHEAD: Final = ("trap", "syscall", "page_copy", "page_pin", "world_switch")
 
 def print_result(console: Console, result: Result, seconds: float, trace: str) -> None:
     """Print everything. ``seconds`` of wall time; ``trace``: where the trace is, or ""."""
-    console.print(_heading(result))
-    console.print(_guests(result.guests))
-    console.print(_rpcs(result.guests))
-    console.print(_costs(result.guests))
-    console.print(_work(result.guests))
+    parts: list[RenderableType] = [_heading(result), _guests(result.guests)]
+    parts += [_rpcs(result.guests), _costs(result.guests), _work(result.guests)]
     if result.story:
-        console.print(_story(result))
+        parts.append(_story(result))
     if result.checked:
-        console.print(_invariants(result))
-    console.print(_totals(result, seconds, trace))
-    console.print(_verdict(result))
+        parts.append(_invariants(result))
+    parts += [_totals(result, seconds, trace), _verdict(result)]
+    for part in parts:
+        console.print(part)
+        console.print()
 
 
 def new_console() -> Console:
@@ -79,21 +78,27 @@ def _heading(result: Result) -> RenderableType:
 def _table(title: str, columns: Sequence[str], left: int = 1) -> Table:
     """A table whose first ``left`` columns are text and the others numbers."""
     table = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     for index, name in enumerate(columns):
-        table.add_column(name, justify="left" if index < left else "right", no_wrap=index >= left)
+        table.add_column(name, justify="left" if index < left else "right", no_wrap=True)
     return table
 
 
 def _guests(guests: Iterable[GuestResult]) -> Table:
-    columns = ("guest", "id", "kernel", "call style", "vCPU", "RAM", "calls", "SMCs", "RPCs")
-    more = ("sessions", "shared pages", "lived", "outcome")
-    table = _table("Guests", (*columns, *more))
+    columns = ("id", "guest", "kernel", "calls by", "vCPU", "RAM", "calls", "SMCs", "RPCs")
+    table = _table("Guests", (*columns, "sessions", "shared", "lived", "outcome"), 4)
     for guest in guests:
         table.add_row(
-            Text(_safe(guest.name)),
             str(guest.id) if guest.id >= 0 else "-",
+            Text(_safe(guest.name)),
             guest.kernel,
             f"{guest.style or 'any'}, {guest.conduit}",
             str(guest.vcpus),
@@ -106,15 +111,14 @@ def _guests(guests: Iterable[GuestResult]) -> Table:
             _ms(guest.ended - guest.created),
             Text(guest.outcome, _GOOD if guest.outcome == model.DONE else "yellow"),
         )
-    table.caption = "calls: yielding calls that the mediator took; shared pages: most at one time"
-    table.caption_justify = "left"
+    table.caption = (
+        "calls: yielding calls; SMCs: all, with resumptions; shared: most pages at one time"
+    )
     return table
 
 
-def _rpcs(guests: Sequence[GuestResult]) -> RenderableType:
+def _rpcs(guests: Sequence[GuestResult]) -> Table:
     kinds = sorted({kind for guest in guests for kind in guest.rpcs})
-    if not kinds:
-        return Text("")
     table = _table("RPCs: what the TEE asked of its guests", ("guest", *[k.lower() for k in kinds]))
     for guest in guests:
         if guest.rpcs:
@@ -155,14 +159,14 @@ def _costs(guests: Iterable[GuestResult]) -> Table:
             _ms(spent.get("secure_world", 0)),
         )
     table.caption = (
-        "syscalls: services that the mediator used; mediation: traps, services, copies, pins"
+        "syscalls: host services that the mediator used; mediation: time of all but the TEE"
     )
-    table.caption_justify = "left"
     return table
 
 
 def _work(guests: Iterable[GuestResult]) -> Table:
     table = _table("What the guests did, and checked themselves", ("guest", "program", "result"), 3)
+    table.columns[-1].no_wrap = False
     for guest in guests:
         name = _safe(guest.name)
         for program, text, good in _programs(guest):
@@ -170,8 +174,8 @@ def _work(guests: Iterable[GuestResult]) -> Table:
             name = ""
         found = sum(guest.findings.values())
         if found:
-            rules = ", ".join(f"{rule} ({number})" for rule, number in guest.findings.items())
-            table.add_row(Text(name), "findings", Text(_safe(f"{found}: {rules}"), "yellow"))
+            text = f"{found}, the first: {guest.finding_texts[0]}"
+            table.add_row(Text(name), "findings", Text(_safe(text), "yellow"))
     return table
 
 
@@ -208,21 +212,25 @@ def _programs(guest: GuestResult) -> Iterable[tuple[str, str, bool]]:
         yield name, text, True
 
 
-def _story(result: Result) -> RenderableType:
-    lines = [Text("What happened to them", "bold")]
+def _story(result: Result) -> Table:
+    table = _table("What happened to them", ("at", "event"), 2)
+    table.columns[0].justify = "right"
+    table.columns[1].no_wrap = False
     for time, text in result.story:
-        lines.append(Text(f"  at {_ms(time):>10}  {_safe(text)}"))
-    return Group(*lines, Text(""))
+        table.add_row(_ms(time), Text(_safe(text)))
+    return table
 
 
 def _invariants(result: Result) -> Table:
-    table = _table("Invariants", ("", "meaning", "looked at", "violations"), 2)
+    table = _table("Invariants", ("", "meaning", "looked at", "", "violations"), 2)
+    table.columns[3].justify = "left"
     for one in result.invariants:
         number = len(one.violations)
         table.add_row(
             one.id,
             one.meaning,
-            f"{one.looked_at:,} {one.what}",
+            f"{one.looked_at:,}",
+            one.what,
             Text(str(number), _BAD if number else _GOOD),
         )
     return table
@@ -258,8 +266,8 @@ def _totals(result: Result, seconds: float, trace: str) -> RenderableType:
 def _verdict(result: Result) -> RenderableType:
     if result.ok:
         checked = "no invariant was violated, " if result.checked else ""
-        return Text(f"\nOK: {checked}every guest ended as expected, nothing is left pinned", _GOOD)
-    lines = [Text(f"\nFAILED: {_count(len(result.problems), 'problem')}", _BAD)]
+        return Text(f"OK: {checked}every guest ended as expected, nothing is left pinned", _GOOD)
+    lines = [Text(f"FAILED: {_count(len(result.problems), 'problem')}", _BAD)]
     for problem in result.problems[:MAX_PROBLEMS]:
         where, *more = _lines(f"{problem.where}: {problem.what}")
         lines.append(Text(f"  {where}"))

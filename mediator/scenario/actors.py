@@ -60,11 +60,14 @@ class Actor:
             assert session is not None
             self.replay = ReplayedGuest(session, plan.vcpus, hvc=plan.hvc)
         else:
+            shared: dict[str, int] = {}
             for workload in plan.workloads:
                 for _ in range(workload.instances):
                     number = sum(task.plan.run == workload.run for task in self.tasks)
                     drawn = derived_seed(self.seed, workload.run, number)
-                    self.tasks.append(Task(WORKLOADS[workload.run], workload, number, drawn))
+                    self.tasks.append(
+                        Task(WORKLOADS[workload.run], workload, number, drawn, shared)
+                    )
 
     @property
     def ram(self) -> tuple[tuple[int, int], ...]:

@@ -41,13 +41,20 @@ OUTSIDE: Final = 0x8_0000_0000
 REGION_PAGES: Final = 160
 """Pages of a vCPU that its attacks use, from the start again in every round."""
 
+MAX_LEFT: Final = 3
+"""Calls that are left suspended at one time: a guest that holds all its threads can attack no more."""
+
+RACE_PAUSE: Final = 1_500
+"""ns between two stores of the vCPU that races: about the length of a trap."""
+
 _NONCONTIG: Final = msg.OPTEE_MSG_ATTR_NONCONTIG
 _TMEM: Final = msg.OPTEE_MSG_ATTR_TYPE_TMEM_INOUT
 _RMEM: Final = msg.OPTEE_MSG_ATTR_TYPE_RMEM_INOUT
 _VALUE: Final = msg.OPTEE_MSG_ATTR_TYPE_VALUE_INPUT
 _META: Final = msg.OPTEE_MSG_ATTR_META | _VALUE
 
-Body = Callable[[Attacker, Random], Awaitable[object]]
+Body = Callable[[Attacker, Random], Awaitable[Outcome | None]]
+"""An attack; what it returns is the last answer of a call that it leaves suspended, if any."""
 
 
 @attrs.frozen
@@ -192,7 +199,7 @@ def _open(uuid: bytes) -> bytes:
     )
 
 
-async def _requests(attacker: Attacker, rng: Random) -> None:
+async def _requests(attacker: Attacker, rng: Random) -> Outcome | None:
     """RPCs that are answered wrongly, twice, or never."""
     uuid = rng.choice((Echo.uuid, Clock.uuid)).bytes
     place, outcome = await attacker.call(_open(uuid), function=smc.OPTEE_SMC_CALL_WITH_RPC_ARG)
@@ -206,8 +213,10 @@ async def _requests(attacker: Attacker, rng: Random) -> None:
         outcome = await attacker.resume(thread, *words)
         if rng.random() < 0.3:
             await attacker.resume(thread)
-    if rng.random() < 0.8:
-        await attacker.to_the_end(outcome, argument, limit=64)
+    if rng.random() < 0.5:
+        return outcome
+    await attacker.to_the_end(outcome, argument, limit=64)
+    return None
 
 
 async def _lie(attacker: Attacker, rng: Random, outcome: Outcome, argument: int) -> None:
@@ -225,8 +234,8 @@ async def _lie(attacker: Attacker, rng: Random, outcome: Outcome, argument: int)
     await attacker.store(argument, answer)
 
 
-async def _locks(attacker: Attacker, rng: Random) -> None:
-    """A lock that is taken and not let go: the call that holds it is never resumed."""
+async def _locks(attacker: Attacker, rng: Random) -> Outcome | None:
+    """A lock that is taken and not let go for long: the call that holds it stays suspended."""
     uuid = Locker.uuid.bytes
     place, outcome = await attacker.call(_open(uuid))
     outcome = await attacker.to_the_end(outcome)
@@ -239,7 +248,8 @@ async def _locks(attacker: Attacker, rng: Random) -> None:
             function=Locker.HOLD_ASLEEP,
             session=session,
         )
-        await attacker.call(content)
+        return (await attacker.call(content))[1]
+    return None
 
 
 ATTACKS: Final[Mapping[str, Attack]] = MappingProxyType(
@@ -251,7 +261,7 @@ ATTACKS: Final[Mapping[str, Attack]] = MappingProxyType(
         "threads": Attack("resumption of calls that are not its own", _threads),
         "sessions": Attack("sessions of others", _sessions),
         "requests": Attack("RPCs answered wrongly, twice or never", _requests),
-        "locks": Attack("a lock that is taken for ever", _locks),
+        "locks": Attack("a lock that is taken and not let go", _locks),
     }
 )
 
@@ -288,16 +298,21 @@ class HostileGuest:
     async def _side(self, cpu: GuestCpu) -> None:
         """All attacks in a drawn order, as often as there are rounds."""
         rng = Random(self._seed + cpu.index)
+        left: list[Outcome] = []
         for _ in range(self.rounds):
             for name in rng.sample(self.attacks, len(self.attacks)):
                 attacker = Attacker(cpu, self._region(cpu.index), REGION_PAGES)
                 try:
-                    await ATTACKS[name].body(attacker, rng)
+                    if len(left) > rng.randrange(MAX_LEFT):
+                        await attacker.to_the_end(left.pop(0), limit=64)
+                    outcome = await ATTACKS[name].body(attacker, rng)
+                    if outcome is not None and outcome.is_rpc:
+                        left.append(outcome)
                 except MemoryError:
                     # The attacker's pages are used up; the next attack gets them again.
                     self.outcomes["out of pages"] += 1
-                for outcome in attacker.outcomes:
-                    self.outcomes[_status(outcome)] += 1
+                for answer in attacker.outcomes:
+                    self.outcomes[_status(answer)] += 1
                 self.done += 1
 
     async def _race(self, cpu: GuestCpu) -> None:
@@ -307,6 +322,12 @@ class HostileGuest:
             place = self._region(0) + rng.randrange(REGION_PAGES) * PAGE_SIZE
             at = place + rng.choice((0, 20, 28, 32, 40, 48, 56, 64, 72, 4088))
             await perform(cpu, Store(at, rng.choice((b"\xff", bytes(8), rng.randbytes(8)))))
+            cpu.set_timer(cpu.now() + RACE_PAUSE)
+            await cpu.wfi()
+            intid = cpu.acknowledge()
+            cpu.set_timer(None)
+            if intid is not None:
+                cpu.end_of_interrupt(intid)
 
 
 def _status(outcome: Outcome) -> str:
@@ -314,4 +335,6 @@ def _status(outcome: Outcome) -> str:
         return outcome.kind
     if outcome.is_rpc:
         return "RPC"
+    if names.STATUS.full(outcome.status) is None:
+        return "a value"
     return names.STATUS.short(outcome.status)

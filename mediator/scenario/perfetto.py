@@ -26,7 +26,7 @@ from mediator.hypervisor import machine_events
 from mediator.hypervisor.machine import Machine
 from mediator.optee import events
 from mediator.scenario.recorder import Event, Handler
-from mediator.scenario.tally import RPC_MASK, rpc_kind
+from mediator.scenario.tally import FOREIGN_INTR, RPC_MASK, rpc_kind
 from mediator.scenario.text import printable
 from mediator.scenario.trace_file import EDGE, TraceFile, Track, args
 from secure_world import events as tee_events
@@ -46,8 +46,6 @@ MARK: Final = 100
 
 TEE_RANGES: Final = (0x32, 0xB2, 0xBF)
 """Top bytes of function ids that go to the mediator."""
-
-_FOREIGN_INTR: Final = "FOREIGN_INTR"
 
 
 class Picture:
@@ -305,7 +303,7 @@ class Picture:
         client, thread, status, command = cast("tee_events.ThreadSuspended", event)
         track = self._thread(client, thread)
         kind = rpc_kind(status & RPC_MASK, command)
-        if kind != _FOREIGN_INTR and track.open:
+        if kind != FOREIGN_INTR and track.open:
             flow = self._new_flow("rpc", client - self._base, thread)
             self._file.arrow("s", flow, track, track.inside(time), "rpc")
         self._file.end(track, "run", time, args(asks=kind))

@@ -16,38 +16,38 @@ from secure_world import events as tee_events
 INVARIANTS: Final[tuple[tuple[str, str, str, tuple[type, ...]], ...]] = (
     (
         "I1",
-        "no leak: no physical address, no byte of others reaches a guest",
-        "answers and writes to guests",
+        "no leak: guests see no physical address and no byte of others",
+        "answers, writes",
         (machine_events.TrapExit, host_events.GuestWritten, host_events.PinnedWritten),
     ),
     (
         "I2",
-        "own memory only: the TEE gets pinned pages of that guest, or copies",
-        "entries of the TEE",
+        "own memory only: the TEE gets the guest's pinned pages, or copies",
+        "TEE entries",
         (events.Forwarded,),
     ),
     (
         "I3",
         "pins balance: every pin is released exactly once",
-        "pins and releases",
+        "pins, releases",
         (host_events.PagesPinned, host_events.PagesUnpinned),
     ),
     (
         "I4",
-        "checked is used: nothing of a guest is fetched twice in a trap",
-        "fetches from guests",
+        "checked is used: no byte of a guest is fetched twice in a trap",
+        "fetches",
         (host_events.GuestRead, host_events.PinnedRead, host_events.PageListRead),
     ),
     (
         "I5",
-        "guests are strangers: ids, threads and cookies stay in their guest",
-        "entries and suspensions",
+        "guests are strangers: threads and client ids stay in their guest",
+        "entries, RPCs",
         (events.Forwarded, tee_events.ThreadSuspended, tee_events.ThreadResumed, events.RpcToGuest),
     ),
     (
         "I6",
         "bounded: calls, buffers and pages stay within the limits",
-        "calls and buffers",
+        "calls, buffers",
         (events.CallStarted, events.BufferTaken),
     ),
     (
@@ -58,8 +58,8 @@ INVARIANTS: Final[tuple[tuple[str, str, str, tuple[type, ...]], ...]] = (
     ),
     (
         "I8",
-        "no lost wake-up: who waits for something that happened runs again",
-        "waits and interrupts",
+        "no lost wake-up: who waits for what has happened runs again",
+        "waits, vIRQs",
         (events.RpcAnswered, machine_events.VirqPending),
     ),
 )

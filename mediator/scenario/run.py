@@ -33,7 +33,7 @@ from mediator.hypervisor.machine import Created, Refused
 from mediator.hypervisor.scheduler import Mode, RunEnd
 from mediator.optee import events
 from mediator.scenario import model
-from mediator.scenario.actors import Actor, LoadSession
+from mediator.scenario.actors import STUCK, Actor, LoadSession
 from mediator.scenario.errors import ScenarioError
 from mediator.scenario.model import EventPlan, Scenario
 from mediator.scenario.platform import Platform, PlatformSettings
@@ -49,13 +49,11 @@ from mediator.scenario.result import (
     Totals,
     WorkloadResult,
 )
-from mediator.scenario.tally import GuestTally, Tally, rpc_kind
+from mediator.scenario.tally import FOREIGN_INTR, GuestTally, Tally, rpc_kind
 
 CHUNK: Final = {Mode.DIRECT: 200, Mode.INTERLEAVE: 20_000}
 """Resumptions between two reports of progress: some hundredths of a second. Always the same, so that
 watching a run does not change it."""
-
-_FOREIGN_INTR: Final = "FOREIGN_INTR"
 
 
 @attrs.frozen
@@ -346,7 +344,7 @@ class Run:
             ram=sum(pages for _, pages in actor.ram) * PAGE_SIZE,
             outcome=outcome,
             created=tally.created,
-            ended=end if tally.dying is None else min(end, tally.dying),
+            ended=end if outcome == STUCK else tally.last,
             calls=tally.calls,
             traps=tally.traps,
             sessions=tally.sessions,
@@ -414,7 +412,7 @@ class _Triggers:
 
     def _rpc(self, time: int, event: Event) -> None:
         guest, _, _, function, command = cast("events.RpcToGuest", event)
-        if rpc_kind(function, command) != _FOREIGN_INTR:
+        if rpc_kind(function, command) != FOREIGN_INTR:
             self._count(model.RPC, guest)
 
     def _gone(self, time: int, event: Event) -> None:

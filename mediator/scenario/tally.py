@@ -21,6 +21,9 @@ MAX_STORY: Final = 200
 MAX_TEXTS: Final = 20
 """Findings and crashes of one guest whose text is kept; the rest is counted."""
 
+FOREIGN_INTR: Final = "FOREIGN_INTR"
+"""The RPC that asks for nothing: an interrupt of the normal world came while the TEE worked."""
+
 RPC_MASK: Final = smc.OPTEE_SMC_RETURN_RPC_FUNC_MASK
 _COMMAND: Final = smc.OPTEE_SMC_RPC_FUNC_CMD
 
@@ -46,6 +49,7 @@ class GuestTally:
         "findings",
         "id",
         "in_flight",
+        "last",
         "name",
         "pages",
         "pages_peak",
@@ -62,6 +66,8 @@ class GuestTally:
         self.id = ident
         self.name = name
         self.created = created
+        self.last = created
+        """When the latest of its vCPUs switched off."""
         self.dying: int | None = None
         self.ended: int | None = None
         self.quarantined = False
@@ -111,6 +117,7 @@ class Tally:
             machine_events.GuestDying: self._dying,
             machine_events.GuestDestroyed: self._destroyed,
             machine_events.TeardownPreempted: self._teardown,
+            machine_events.VcpuState: self._vcpu,
             machine_events.TrapEnter: self._trap,
             machine_events.ProgramCrash: self._crash,
             events.CallStarted: self._call,
@@ -163,6 +170,12 @@ class Tally:
     def _teardown(self, time: int, event: Event) -> None:
         self.preempted_teardowns += 1
 
+    def _vcpu(self, time: int, event: Event) -> None:
+        guest, _, _, state = cast("machine_events.VcpuState", event)
+        tally = self._now.get(guest)
+        if tally is not None and state == "off":
+            tally.last = max(tally.last, time)
+
     def _crash(self, time: int, event: Event) -> None:
         guest, vcpu, text = cast("machine_events.ProgramCrash", event)
         tally = self._now.get(guest)
@@ -195,7 +208,7 @@ class Tally:
         if tally is not None:
             kind = rpc_kind(function, command)
             tally.rpcs[kind] += 1
-            tally.in_flight[call] = kind
+            tally.in_flight[call] = "" if kind == FOREIGN_INTR else kind
 
     def _rpc_answered(self, time: int, event: Event) -> None:
         guest, call, _, _ = cast("events.RpcAnswered", event)

@@ -12,30 +12,52 @@ from secure_world.apps.basic import Clock, Locker
 from smccc.constants import tee
 
 NS_PER_MS: Final = 10**6
+CLOCK_SKEW: Final = 10 * NS_PER_MS
+"""How far vCPUs' clocks may be apart: in direct mode one in the TEE runs a whole time slice ahead."""
+
 CANCEL_ID: Final = 0x5EED
 
 
 async def contention(task: Task) -> None:
-    """Holds a lock that all instances want: waiters leave by RPC NOTIFICATION."""
+    """Holds a lock that all instances want: waiters leave by RPC NOTIFICATION.
+
+    If the lock lets one in at a time, what all have held it for is no more than the time that has
+    passed since the first of them asked.
+    """
+    kernel, shared = task.guest.kernel, task.shared
+    lock = task.integer("lock")
+    first, held = f"lock {lock} first wanted", f"lock {lock} held for"
     async with task.client.open_session(Locker.uuid) as session:
 
         async def body(number: int) -> None:
             asleep = number % 2 and task.integer("sleep") >= NS_PER_MS
             command = Locker.HOLD_ASLEEP if asleep else Locker.HOLD
             amount = task.integer("sleep") // NS_PER_MS if asleep else task.integer("steps")
-            await session.invoke(command, Value(amount, task.integer("lock"), INPUT))
+            shared.setdefault(first, kernel.cpu.now())
+            await session.invoke(command, Value(amount, lock, INPUT))
+            duration = amount * (NS_PER_MS if asleep else Locker.STEP_NS)
+            shared[held] = shared.get(held, 0) + duration
+            passed = kernel.cpu.now() - shared[first]
+            task.expect(shared[held] <= passed + CLOCK_SKEW, True, "one holder at a time")
 
         await task.each_round(body)
 
 
 async def signals(task: Task) -> None:
     """Instances in pairs: the even one waits on a condition variable, the odd one signals it."""
+    shared = task.shared
+    lock = task.number // 2 % Locker.LOCKS
+    sent, taken = f"signals {lock} sent", f"signals {lock} taken"
     async with task.client.open_session(Locker.uuid) as session:
-        lock = task.number // 2 % Locker.LOCKS
 
         async def body(_: int) -> None:
-            command = Locker.SIGNAL if task.number % 2 else Locker.WAIT_SIGNAL
-            await session.invoke(command, Value(1, lock, INPUT))
+            if task.number % 2:
+                shared[sent] = shared.get(sent, 0) + 1
+                await session.invoke(Locker.SIGNAL, Value(1, lock, INPUT))
+                return
+            await session.invoke(Locker.WAIT_SIGNAL, Value(1, lock, INPUT))
+            shared[taken] = shared.get(taken, 0) + 1
+            task.expect(shared[taken] <= shared.get(sent, 0), True, "a signal that was sent")
 
         await task.each_round(body)
 
@@ -49,9 +71,8 @@ async def busy(task: Task) -> None:
             before = kernel.cpu.now()
             steps, step = task.integer("steps"), task.integer("step")
             await session.invoke(Clock.WORK, Value(steps, step, INPUT))
-            # What vCPUs read may be apart by less than a millisecond.
             worked = kernel.cpu.now() - before
-            task.expect(worked > steps * step - NS_PER_MS, True, "virtual time goes on")
+            task.expect(worked > steps * step - CLOCK_SKEW, True, "virtual time goes on")
 
         await task.each_round(body)
 

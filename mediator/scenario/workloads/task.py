@@ -52,13 +52,22 @@ class Task:
     ``state`` stays RUNNING if the guest went away under it.
     """
 
-    def __init__(self, kind: WorkloadKind, plan: WorkloadPlan, number: int, seed: int) -> None:
+    def __init__(
+        self,
+        kind: WorkloadKind,
+        plan: WorkloadPlan,
+        number: int,
+        seed: int,
+        shared: dict[str, int] | None = None,
+    ) -> None:
         self.kind = kind
         self.plan = plan
         self.number = number
         self.name = f"{plan.run}/{number}"
         self.__name__ = self.name
         self.rng = Random(seed)
+        self.shared: dict[str, int] = {} if shared is None else shared
+        """Numbers that all tasks of a guest share, to check each other."""
         self.state = NOT_STARTED
         self.problem = ""
         self.checks = 0
