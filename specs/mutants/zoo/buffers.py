@@ -218,11 +218,11 @@ LIMITS = (
             ),
             (
                 _WALK,
-                "_emit(buffer, frames)",
+                "buffer.done += count",
                 "guest.buffers[buffer.reference] = buffer\n"
                 "        if not buffer.done:\n"
                 "            guest.pages += buffer.pages\n"
-                "        _emit(buffer, frames)",
+                "        buffer.done += count",
             ),
             (
                 _RELEASE,
@@ -265,14 +265,14 @@ LISTS = (
         plant=edits(
             (
                 _WALK,
-                "_emit(buffer, frames)",
+                "_emit(buffer, entries)",
                 "again = None if buffer.contiguous else"
                 " await sys.read_page_list(guest.id, start, count)\n"
                 "        second = None if again is None else"
                 " await sys.pin_pages(guest.id, again[0])\n"
                 "        if second is not None:\n"
                 "            await sys.unpin_pages(guest.id, second)\n"
-                "        _emit(buffer, second or frames)",
+                "        _emit(buffer, second or entries)",
             ),
             (
                 _WALK,
