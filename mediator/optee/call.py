@@ -49,6 +49,10 @@ UNREGISTER_SHM: Final = msg.OPTEE_MSG_CMD_UNREGISTER_SHM
 EBADADDR: Final = smc.OPTEE_SMC_RETURN_EBADADDR
 NONCONTIG: Final = msg.OPTEE_MSG_ATTR_NONCONTIG
 
+FIRST_READ: Final = HEADER_SIZE + 6 * PARAM_SIZE
+"""Bytes of a slot that are read at first: what Linux needs for any message of its own, so that one
+read is enough, and no more of what lies behind a shorter one."""
+
 _RET: Final = struct.Struct("<2I")
 _WORD: Final = struct.Struct("<I")
 _ROUNDS: Final = range(MAX_REFUSED_REQUESTS)
@@ -122,9 +126,9 @@ async def call_with_regd_arg(
         call.shadow = core.free_pages.pop() if core.free_pages else await sys.alloc_shadow(1)
         if call.shadow is None:
             return await _refuse(core, sys, guest, call, regs, smc.OPTEE_SMC_RETURN_ENOMEM)
-        data = await sys.read_pinned(guest.id, pa, PAGE_SIZE - inside)
+        data = await sys.read_pinned(guest.id, pa, min(FIRST_READ, PAGE_SIZE - inside))
         if len(data) < HEADER_SIZE:
-            data = await place.read_rest(sys, guest, carrier, position, data)
+            data = await place.read_rest(sys, guest, carrier, position, data, HEADER_SIZE)
         return await _start(core, sys, guest, vcpu, regs, call, data)
     except Exception:
         await core.drop_call(sys, guest, call)
@@ -172,7 +176,7 @@ async def _start(
             return await _refuse(core, sys, guest, call, regs, EBADADDR)
     carrier = call.carrier
     if carrier is not None and size > len(data):
-        data = await place.read_rest(sys, guest, carrier, call.position, data)
+        data = await place.read_rest(sys, guest, carrier, call.position, data, size)
     fields = MESSAGE[count].unpack_from(data)
     command = fields[0]
     if command > core.last_command:

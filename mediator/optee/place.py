@@ -13,15 +13,17 @@ from mediator.optee.syscalls import Syscalls
 
 
 async def read_rest(
-    sys: Syscalls, guest: Guest, carrier: Buffer, position: int, data: bytes
+    sys: Syscalls, guest: Guest, carrier: Buffer, position: int, data: bytes, size: int
 ) -> bytes:
-    """``data``, read from ``position`` to the end of its page, and up to a page of what follows.
+    """``data``, read from ``position`` on, and what is missing to ``size`` bytes, page by page.
 
     Every byte is read once: what ``data`` says decides that more is needed, and is not read again.
     """
-    done = len(data)
-    more = min(carrier.length - position, PAGE_SIZE) - done
-    return data + await sys.read_pinned(guest.id, carrier.pa(position + done), more)
+    while len(data) < size:
+        pa = carrier.pa(position + len(data))
+        more = min(size - len(data), PAGE_SIZE - (pa & PAGE_MASK))
+        data += await sys.read_pinned(guest.id, pa, more)
+    return data
 
 
 async def read_answer(sys: Syscalls, guest: Guest, call: Call, length: int) -> bytes | None:
@@ -31,14 +33,7 @@ async def read_answer(sys: Syscalls, guest: Guest, call: Call, length: int) -> b
         return await sys.read_guest(guest.id, call.rpc_buffer.ipa, PAGE_SIZE)
     if call.carrier is None:
         return await sys.read_guest(guest.id, call.page + call.rpc_at, length)
-    start = call.position + call.rpc_at
-    pa = call.carrier.pa(start)
-    first = min(length, PAGE_SIZE - (pa & PAGE_MASK))
-    data = await sys.read_pinned(guest.id, pa, first)
-    if first < length:
-        rest = await sys.read_pinned(guest.id, call.carrier.pa(start + first), length - first)
-        data += rest
-    return data
+    return await read_rest(sys, guest, call.carrier, call.position + call.rpc_at, b"", length)
 
 
 async def write_back(

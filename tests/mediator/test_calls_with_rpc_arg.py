@@ -71,6 +71,35 @@ def test_a_slot_is_forwarded_as_rpc_arg_on_a_shadow_page(rig: Rig, position: int
     assert rig.info() == (0, 1, 2, 0)
 
 
+@pytest.mark.parametrize("count", [0, 6, 7, 40, 100])
+@pytest.mark.parametrize("position", [0, 0x180, PAGE_SIZE - 8, PAGE_SIZE - 232])
+def test_no_byte_of_a_slot_is_read_twice_and_few_beyond_it(
+    rig: Rig, position: int, count: int
+) -> None:
+    body = msg(INVOKE, params=[(1, index, index, index) for index in range(count)])
+    put_slot(rig, position, body)
+    reads: list[tuple[int, int]] = []
+    read_pinned = rig.host.read_pinned
+
+    def noting(guest: int, pa: int, length: int) -> bytes:
+        reads.append((pa, pa + length))
+        return read_pinned(guest, pa, length)
+
+    rig.host.read_pinned = noting  # type: ignore[method-assign]
+    seen = []
+
+    def script(rig: Rig, regs: tuple[int, ...]) -> tuple[int, int, int, int]:
+        seen.append(bytes(rig.shadow()[: len(body)]))
+        return (0, 0, 0, 0)
+
+    rig.host.script = [script]
+    assert regd(rig, position)[0] == 0
+    assert seen == [body]
+    for index, (start, end) in enumerate(reads):
+        assert all(end <= low or high <= start for low, high in reads[:index])
+    assert sum(end - start for start, end in reads) <= max(len(body), 224)
+
+
 def test_a_plain_invoke_takes_three_system_calls(rig: Rig) -> None:
     put_slot(rig, 0, msg(INVOKE, params=[(3, 1, 2, 3)] * 4))
     regd(rig, 0)
