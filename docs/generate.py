@@ -260,10 +260,139 @@ def formats_page() -> Iterator[str]:
     yield "With `--json` standard output is one JSON document and nothing else; progress and errors go to standard error."
 
 
+def _default(field: object) -> str:
+    from mediator.scenario.fields import Field, Kind
+
+    assert isinstance(field, Field)
+    if field.required:
+        return "required"
+    value = field.default
+    if value is None or value == ():
+        return ""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if field.kind is Kind.DURATION and isinstance(value, int):
+        return f"`{duration(value)}`"
+    if field.kind is Kind.SIZE and isinstance(value, int):
+        return f"`{size(value)}`"
+    return f"`{value}`"
+
+
+def duration(ns: int) -> str:
+    """A time as a scenario would say it."""
+    for unit, length in (("s", 10**9), ("ms", 10**6), ("us", 1000)):
+        if ns and not ns % length:
+            return f"{ns // length}{unit}"
+    return str(ns)
+
+
+def size(length: int) -> str:
+    """A size as a scenario would say it."""
+    for unit, shift in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if length and not length & (1 << shift) - 1:
+            return f"{length >> shift}{unit}"
+    return str(length)
+
+
+def _keys(fields: Iterable[object]) -> Iterator[str]:
+    from mediator.scenario.fields import Field
+
+    found = [field for field in fields if isinstance(field, Field)]
+    yield from table(
+        ("key", "holds", "default", "what it says"),
+        (
+            (
+                f"`{field.name}`",
+                _choices(field.choices) or field.kind.value,
+                _default(field),
+                field.help,
+            )
+            for field in found
+        ),
+    )
+
+
+def _choices(choices: tuple[str, ...]) -> str:
+    if len(choices) > MANY:
+        return "names"
+    return ", ".join(f"`{choice}`" for choice in choices)
+
+
+MANY = 12
+"""Choices that are listed after the table instead of in it."""
+
+
+def scenario_page() -> Iterator[str]:
+    """All keys of a scenario."""
+    from mediator.scenario import declaration
+    from mediator.scenario.attacks import ATTACKS
+    from mediator.scenario.workloads import WORKLOADS
+
+    yield "# Keys of a scenario"
+    yield ""
+    yield "{doc}`/howto/scenario` shows how to write one. Written by `docs/generate.py` from `mediator/scenario/declaration.py`, which is"
+    yield "also where the reader and the JSON Schema come from."
+    yield ""
+    sections = (
+        ("The file", declaration.TOP),
+        ("`[platform]`", declaration.PLATFORM),
+        ("`[mediator]`", declaration.MEDIATOR),
+        ("`[secure-world]`", declaration.SECURE_WORLD),
+        ("`[[guest]]`", declaration.GUEST),
+        ("`[[guest.extents]]`", declaration.EXTENT),
+        ("`[[guest.workload]]`", declaration.COMMON_WORKLOAD),
+        ("`[[event]]`", declaration.EVENT),
+        ("`[expect]`", declaration.EXPECT),
+        ("`[limits]`", declaration.LIMITS),
+    )
+    for title, fields in sections:
+        yield f"## {title}"
+        yield ""
+        yield from _keys(fields)
+    yield "## Workloads"
+    yield ""
+    yield "Each `run` may have keys of its own."
+    yield ""
+    yield from table(
+        ("workload", "what it does", "its keys"),
+        (
+            (
+                f"`{kind.name}`",
+                kind.help,
+                "; ".join(
+                    f"`{field.name}` ({_default(field).strip('`') or 'unset'}): {field.help}"
+                    for field in kind.fields
+                ),
+            )
+            for kind in WORKLOADS.values()
+        ),
+    )
+    yield "## Attacks of a hostile guest"
+    yield ""
+    yield ", ".join(f"`{name}`" for name in ATTACKS) + "."
+    yield ""
+    yield "## Lies of a driver"
+    yield ""
+    from mediator.guest.hostile import LIES
+
+    yield ", ".join(f"`{name}`" for name in LIES) + "."
+    yield ""
+    yield "## Errors that a workload may tolerate"
+    yield ""
+    yield "`any`, or names of results without TEE_ERROR_: " + ", ".join(
+        f"`{name}`" for name in declaration.ERRORS
+    ) + "."
+    yield ""
+    yield "## RPCs that must have occurred"
+    yield ""
+    yield ", ".join(f"`{name}`" for name in declaration.RPC_KINDS) + "."
+
+
 PAGES = {
     "reference/abi.md": abi_page,
     "reference/events.md": events_page,
     "reference/formats.md": formats_page,
+    "reference/scenario.md": scenario_page,
 }
 
 

@@ -55,9 +55,11 @@ def test_no_command_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize(("page", "command", "output"), OURS)
-def test_command(page: str, command: str, output: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    result = CliRunner().invoke(main, shlex.split(command)[1:])
+def test_command(
+    page: str, command: str, output: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path if "--trace" in command else ROOT)
+    result = CliRunner(env={"COLUMNS": "130"}).invoke(main, shlex.split(command)[1:])
     if output:
         assert matches(output, result.stdout), f"{page}: {command} printed\n{result.stdout}"
     assert result.exit_code == 0, result.stderr
