@@ -15,17 +15,16 @@ from secure_world import events
 from secure_world.bus import BusError
 from secure_world.monitor import SITE_ENTRY, SITE_EXIT, SITE_RUNNING
 from secure_world.params import (
-    LAYOUTS,
-    OPEN_LAYOUTS,
     RET_OFFSET,
     CallParams,
+    Shape,
     copy_in,
     copy_out,
     take_back,
 )
 from secure_world.shm import PAGE_MASK, PAGE_SIZE, BadPageList
 from secure_world.ta import ClientIdentity, TeeError
-from secure_world.thread import Running
+from secure_world.thread import FOREIGN_INTERRUPT, Running, leave
 from smccc.constants import optee_msg as msg
 from smccc.constants import optee_smc as smc
 from smccc.constants import tee
@@ -57,6 +56,9 @@ _EBADCMD: Final = smc.OPTEE_SMC_RETURN_EBADCMD
 _META_VALUE: Final = msg.OPTEE_MSG_ATTR_META | msg.OPTEE_MSG_ATTR_TYPE_VALUE_INPUT
 _REGISTER_ATTR: Final = msg.OPTEE_MSG_ATTR_TYPE_TMEM_OUTPUT | msg.OPTEE_MSG_ATTR_NONCONTIG
 _NO_UUID: Final = bytes(16)
+_NOTHING: Final = Shape((), PARAMS)
+CLIENT_PARAMS: Final = PARAMS + 2 * 4
+"""Place of the first parameter of the client in a message that opens a session."""
 _ANONYMOUS: Final = (tee.TEE_LOGIN_PUBLIC, tee.TEE_LOGIN_REE_KERNEL)
 _NAMED: Final = (
     tee.TEE_LOGIN_USER,
@@ -79,12 +81,10 @@ def call_with_arg(thread: Thread, address: int, _offset: int, behind: int) -> Ru
     partition = thread.partition
     world = partition.world
     room = PAGE_SIZE
-    if world.reserved is not None and partition.in_reserved(address, HEADER_SIZE):
-        if address % 8:
+    if address & PAGE_MASK or world.reserved is not None:
+        room = _room(partition, address)
+        if not room:
             return None
-        room = world.reserved[0] + world.reserved[1] - address
-    elif address & PAGE_MASK:
-        return None
     try:
         if room >= _FIRST_READ:
             data = partition.bus.read(partition.client, address, _FIRST_READ)
@@ -112,6 +112,14 @@ def call_with_arg(thread: Thread, address: int, _offset: int, behind: int) -> Ru
     if fields[0] == _INVOKE and world.stimulus is None and (not behind or thread.cached is None):
         return _invoke(thread, fields, data)
     return _command(thread, fields, data)
+
+
+def _room(partition: Partition, address: int) -> int:
+    """Bytes from ``address`` on that a message may have, 0 if it may not begin there."""
+    area = partition.world.reserved
+    if area is not None and partition.in_reserved(address, HEADER_SIZE):
+        return 0 if address % 8 else area[0] + area[1] - address
+    return 0 if address & PAGE_MASK else PAGE_SIZE
 
 
 def call_with_regd_arg(thread: Thread, cookie: int, offset: int, behind: int) -> Running | None:
@@ -215,12 +223,15 @@ async def _invoke(thread: Thread, fields: tuple[int, ...], data: bytes) -> int:
     The call path: everything that need not wait is done in place.
     """
     partition = thread.partition
+    world = partition.world
     table = partition.sessions
     params = CallParams()
     ret = _BAD
     session: Session | None = None
+    shape = _NOTHING
     if fields[7] <= tee.TEE_NUM_PARAMS:
-        ret = copy_in(partition, fields, LAYOUTS[fields[7]], params)
+        shape = world.invoke_shapes.of(fields[PARAMS::4])
+        ret = copy_in(partition, fields, shape, params)
         if not ret:
             session = table.sessions.get(fields[2])
             if session is not None:
@@ -251,8 +262,10 @@ async def _invoke(thread: Thread, fields: tuple[int, ...], data: bytes) -> int:
                 session.cancel = False
                 env.thread = thread
                 try:
-                    if partition.world.asks_for_interrupts:
+                    if world.stimulus is not None:
                         await thread.interrupt_point(SITE_RUNNING)
+                    elif world.asks_for_interrupts and world.interrupt_pending():
+                        await leave(FOREIGN_INTERRUPT)
                     ret = await instance.invoke(env, fields[1], params) & _M32
                     origin = _ORIGIN_TA
                 except TeeError as error:
@@ -270,7 +283,7 @@ async def _invoke(thread: Thread, fields: tuple[int, ...], data: bytes) -> int:
         session.owner = None
         if table.queue.conditional:
             await table.put(session, thread)
-        copy_out(thread, data, params, ret, origin)
+        copy_out(thread, data, shape, params, ret, origin)
     if params.memories is not None and take_back(partition, params.memories):
         await wake_releasers(partition, thread)
     memory = thread.arg_memory
@@ -303,12 +316,13 @@ async def _open(thread: Thread, fields: tuple[int, ...], data: bytes) -> None:
     if 0 <= count <= tee.TEE_NUM_PARAMS and fields[8] == fields[12] == _META_VALUE:
         identity = _identity(fields)
         if identity is not None:
-            ret = copy_in(partition, fields, OPEN_LAYOUTS[count], params)
+            shape = partition.world.open_shapes.of(fields[CLIENT_PARAMS::4])
+            ret = copy_in(partition, fields, shape, params)
             if not ret:
                 uuid = struct.pack("<2Q", fields[9], fields[10])
                 ret, origin, number = await partition.sessions.open(thread, uuid, identity, params)
                 thread.write_arg(_SESSION_OFFSET, _COUNT.pack(number))
-                copy_out(thread, data, params, ret, origin)
+                copy_out(thread, data, shape, params, ret, origin)
                 if params.memories is not None and take_back(partition, params.memories):
                     await wake_releasers(partition, thread)
                 return

@@ -4,6 +4,8 @@
 Model of OP-TEE OS ``core/tee/entry_std.c``: ``copy_in_params``, ``set_tmem_param``,
 ``set_rmem_param``, ``copy_out_param``. Everything comes from one snapshot of the message; on the
 way back only sizes of output memory references and the two words of output values are written.
+
+What the attributes mean is worked out once for each combination of them (:class:`Shape`).
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from secure_world.ta import TaPanic, Value
 from smccc.constants import optee_msg as msg
 from smccc.constants import tee
 from smccc.wire import (
+    HEADER_SIZE,
     KIND_INVALID,
+    KIND_NONE,
     KIND_RMEM,
     KIND_TMEM,
     KIND_VALUE,
@@ -42,27 +46,76 @@ _TMEM_TO_TEE: Final = msg.OPTEE_MSG_ATTR_TYPE_TMEM_INPUT - tee.TEE_PARAM_TYPE_ME
 _M32: Final = 0xFFFF_FFFF
 _M64: Final = 0xFFFF_FFFF_FFFF_FFFF
 _RESULT: Final = struct.Struct("<2I")
-_WORDS: Final = struct.Struct("<2Q")
-_SIZE: Final = struct.Struct("<Q")
 
 RET_OFFSET: Final = 20
 """Byte offset of ``ret`` in a message; ``ret_origin`` follows."""
-
-# Place p of the unpacked message (8, 12, ...) is byte 8 * p - 32; the first word follows.
-_FIRST_WORD: Final = 32 - 8 + RET_OFFSET
-_AFTER_WORDS: Final = RET_OFFSET + _WORDS.size
+_AFTER_RESULT: Final = RET_OFFSET + _RESULT.size
 
 _OUTPUT: Final = 2
 """Bit of a TEE_PARAM_TYPE_* that says a result goes back (VALUE or MEMREF, OUTPUT or INOUT)."""
 
-LAYOUTS: Final = tuple(
-    [tuple([(PARAMS + 4 * i, i) for i in range(n)]) for n in range(tee.TEE_NUM_PARAMS + 1)]
-)
-"""For n parameters of an invoke: place of the attribute in the unpacked message, index."""
-OPEN_LAYOUTS: Final = tuple(
-    [tuple([(PARAMS + 8 + 4 * i, i) for i in range(n)]) for n in range(tee.TEE_NUM_PARAMS + 1)]
-)
-"""The same for n client parameters of an open, behind the two META ones."""
+MAX_SHAPES: Final = 1024
+"""Shapes remembered; a normal world that makes up new ones only makes the table start again."""
+
+
+class Shape:
+    """Parameters with certain attributes, the first of which is at ``place`` of the unpacked message.
+
+    ``steps``: (index, place, KIND_*) of those that are not NONE, up to the first that may not be.
+    ``types``: TEE_PARAM_TYPES. ``outputs``: (index, start, end) of those that carry a result, where
+    ``start`` and ``end`` are the bytes of the message between its result and the one before.
+    ``image``: packs ``ret``, ``ret_origin`` and then, for each output, those bytes and the result.
+    """
+
+    __slots__ = ("image", "outputs", "steps", "types")
+
+    def __init__(self, attributes: tuple[int, ...], place: int) -> None:
+        steps = []
+        outputs = []
+        types = 0
+        image = "<2I"
+        start = _AFTER_RESULT
+        for index, attr in enumerate(attributes):
+            number = attr & 0xFF
+            kind = KIND_INVALID if attr & _META else PARAM_KIND[number]
+            if kind != KIND_NONE:
+                steps.append((index, place, kind))
+                if kind == KIND_TMEM:
+                    number -= _TMEM_TO_TEE
+                types |= number << 4 * index
+                if number & _OUTPUT:
+                    # Places count from 8, the first behind the header of 32 bytes: u64 each.
+                    words = (place - PARAMS) * 8 + HEADER_SIZE + 8
+                    end = words if kind == KIND_VALUE else words + 8
+                    outputs.append((index, start, end))
+                    image += f"{end - start}s" + ("2Q" if kind == KIND_VALUE else "Q")
+                    start = words + 16
+            place += 4
+            if kind == KIND_INVALID:
+                break
+        self.steps = tuple(steps)
+        self.outputs = tuple(outputs)
+        self.types = types
+        self.image = struct.Struct(image)
+
+
+class Shapes:
+    """Shapes of up to four parameters from a place of the message on, by their attributes."""
+
+    __slots__ = ("_place", "_shapes")
+
+    def __init__(self, place: int) -> None:
+        self._place = place
+        self._shapes: dict[tuple[int, ...], Shape] = {}
+
+    def of(self, attributes: tuple[int, ...]) -> Shape:
+        """The shape of parameters with these ``attr`` words."""
+        shape = self._shapes.get(attributes)
+        if shape is None:
+            if len(self._shapes) >= MAX_SHAPES:
+                self._shapes.clear()
+            shape = self._shapes[attributes] = Shape(attributes, self._place)
+        return shape
 
 
 class MemoryReference:
@@ -120,17 +173,15 @@ class MemoryReference:
 class CallParams:
     """The four parameters of one call (the ``Params`` of the TA interface).
 
-    ``memories`` are the objects that the call holds; ``outputs`` the parameters that carry a result,
-    each with the byte offset of its first word from ``ret``.
+    ``memories`` are the objects that the call holds.
     """
 
-    __slots__ = ("items", "memories", "outputs", "types")
+    __slots__ = ("items", "memories", "types")
 
     def __init__(self) -> None:
         self.types = 0
         self.items: list[Value | MemoryReference | None] = [None, None, None, None]
         self.memories: list[SharedMemory | ContiguousMemory] | None = None
-        self.outputs: list[tuple[int, Value | MemoryReference]] | None = None
 
     def value(self, index: int) -> Value:
         """Value parameter ``index``."""
@@ -151,30 +202,15 @@ class CallParams:
         return self.types >> 4 * index & 0xF
 
 
-def copy_in(
-    partition: Partition,
-    fields: tuple[int, ...],
-    layout: tuple[tuple[int, int], ...],
-    params: CallParams,
-) -> int:
-    """Turn the parameters at ``layout`` of ``fields`` into ``params``; returns a TEE_Result.
+def copy_in(partition: Partition, fields: tuple[int, ...], shape: Shape, params: CallParams) -> int:
+    """Turn the parameters in ``fields``, which have this shape, into ``params``: a TEE_Result.
 
     What was taken before an error stays in ``params.memories`` for :func:`take_back`.
     """
     items = params.items
-    types = 0
-    for place, index in layout:
-        number = fields[place]
-        if not number:
-            continue
-        if number > 0xFF:
-            if number & _META:
-                return tee.TEE_ERROR_BAD_PARAMETERS
-            number &= 0xFF
-        kind = PARAM_KIND[number]
-        item: Value | MemoryReference
+    for index, place, kind in shape.steps:
         if kind == KIND_VALUE:
-            item = Value(fields[place + 1] & _M32, fields[place + 2] & _M32)
+            items[index] = Value(fields[place + 1] & _M32, fields[place + 2] & _M32)
         elif kind == KIND_RMEM:
             cookie = fields[place + 3]
             if cookie:
@@ -191,27 +227,17 @@ def copy_in(
                     params.memories = [memory]
                 else:
                     params.memories.append(memory)
-                item = MemoryReference(memory, offset, size)
+                items[index] = MemoryReference(memory, offset, size)
             else:
-                item = MemoryReference(None, 0, 0)
+                items[index] = MemoryReference(None, 0, 0)
         elif kind == KIND_TMEM:
             temporary = _temporary(partition, fields, place, params)
             if temporary is None:
                 return tee.TEE_ERROR_BAD_PARAMETERS
-            item = temporary
-            number -= _TMEM_TO_TEE
-        elif kind == KIND_INVALID:
-            return tee.TEE_ERROR_BAD_PARAMETERS
+            items[index] = temporary
         else:
-            continue
-        items[index] = item
-        types |= number << 4 * index
-        if number & _OUTPUT:
-            if params.outputs is None:
-                params.outputs = [(8 * place - _FIRST_WORD, item)]
-            else:
-                params.outputs.append((8 * place - _FIRST_WORD, item))
-    params.types = types
+            return tee.TEE_ERROR_BAD_PARAMETERS
+    params.types = shape.types
     return tee.TEE_SUCCESS
 
 
@@ -241,24 +267,24 @@ def _temporary(
     return MemoryReference(memory, 0, size)
 
 
-def copy_out(thread: Thread, data: bytes, params: CallParams, ret: int, origin: int) -> None:
+def copy_out(
+    thread: Thread, data: bytes, shape: Shape, params: CallParams, ret: int, origin: int
+) -> None:
     """Write results into the message: ``ret``, ``ret_origin`` and the outputs.
 
     One write, from ``ret`` to the last output; the bytes between are those of ``data``, the
     snapshot of the message.
     """
-    outputs = params.outputs
-    if outputs is None:
-        thread.write_arg(RET_OFFSET, _RESULT.pack(ret, origin))
-        return
-    image = bytearray(data[RET_OFFSET : outputs[-1][0] + _AFTER_WORDS])
-    _RESULT.pack_into(image, 0, ret, origin)
-    for at, item in outputs:
+    image: list[int | bytes] = [ret, origin]
+    for index, start, end in shape.outputs:
+        image.append(data[start:end])
+        item = params.items[index]
         if item.__class__ is Value:
-            _WORDS.pack_into(image, at, item.a & _M32, item.b & _M32)
+            image.append(item.a & _M32)
+            image.append(item.b & _M32)
         elif item.__class__ is MemoryReference:
-            _SIZE.pack_into(image, at + 8, item.size & _M64)
-    thread.write_arg(RET_OFFSET, bytes(image))
+            image.append(item.size & _M64)
+    thread.write_arg(RET_OFFSET, shape.image.pack(*image))
 
 
 def take_back(partition: Partition, memories: list[SharedMemory | ContiguousMemory]) -> bool:

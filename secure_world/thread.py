@@ -61,7 +61,7 @@ ALLOC_TRIES: Final = 2
 
 SHM_ALIGNMENT: Final = 8
 
-_FOREIGN: Final[LeaveRegs] = (smc.OPTEE_SMC_RETURN_RPC_FOREIGN_INTR, 0, 0)
+FOREIGN_INTERRUPT: Final[LeaveRegs] = (smc.OPTEE_SMC_RETURN_RPC_FOREIGN_INTR, 0, 0)
 _M32: Final = 0xFFFF_FFFF
 _M64: Final = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -181,7 +181,7 @@ class Thread:
         stimulus = world.stimulus
         if stimulus is None:
             if world.interrupt_pending():
-                await leave(_FOREIGN)
+                await leave(FOREIGN_INTERRUPT)
             return
         while True:
             what = stimulus(self.partition.client, self.index, site)
@@ -189,7 +189,7 @@ class Thread:
                 return
             action, value = what
             if action == STIMULUS_FOREIGN_INTERRUPT:
-                await leave(_FOREIGN)
+                await leave(FOREIGN_INTERRUPT)
             else:
                 await self._notification(
                     rpc.OPTEE_RPC_NOTIFICATION_WAIT
@@ -210,7 +210,7 @@ class Thread:
         if overdue or self.steps >= settings.checkpoints_per_entry:
             self.steps = 0
             self.spent_ns = 0
-            await leave(_FOREIGN)
+            await leave(FOREIGN_INTERRUPT)
         elif world.asks_for_interrupts:
             await self.interrupt_point(SITE_CHECKPOINT)
 
@@ -255,7 +255,7 @@ class Thread:
             # The argument's page is gone. Leave once, so that no caller can spin in here.
             self.rpc_command = -1
             partition.breach(error)
-            await leave(_FOREIGN)
+            await leave(FOREIGN_INTERRUPT)
             return tuple(fields)
         answer = _RPC_ARG.unpack(image)
         if partition.world.asks_for_interrupts:

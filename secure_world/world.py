@@ -15,11 +15,12 @@ from typing import Final
 from secure_world import events
 from secure_world.apps import default_registry
 from secure_world.bus import Bus
-from secure_world.entry import call_with_arg, call_with_regd_arg
+from secure_world.entry import CLIENT_PARAMS, call_with_arg, call_with_regd_arg
 from secure_world.events import Sink
 from secure_world.fault import Fault, FaultyBus, Registers4
 from secure_world.loader import Loader
 from secure_world.monitor import Monitor, NullMonitor, Stimuli
+from secure_world.params import Shapes
 from secure_world.partition import Partition
 from secure_world.settings import SecureWorldSettings
 from secure_world.shm import PAGE_SIZE
@@ -37,6 +38,7 @@ from secure_world.thread import (
 from secure_world.waiting import TeeCondition, TeeMutex
 from smccc.constants import optee_msg as msg
 from smccc.constants import optee_smc as smc
+from smccc.wire import PARAMS
 
 _M32: Final = 0xFFFF_FFFF
 _M64: Final = 0xFFFF_FFFF_FFFF_FFFF
@@ -91,6 +93,8 @@ class SecureWorld:
         self.monitor: Monitor = monitor if monitor is not None else NullMonitor()
         self.sink = sink
         self.registry = registry if registry is not None else default_registry()
+        self.invoke_shapes = Shapes(PARAMS)
+        self.open_shapes = Shapes(CLIENT_PARAMS)
         self.loader = Loader(self.registry, settings.max_ta_image)
         self.device_key = hashlib.sha256(f"device {settings.seed}".encode()).digest()
         self.max_bytes = settings.max_object_pages * PAGE_SIZE

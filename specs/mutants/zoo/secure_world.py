@@ -223,7 +223,9 @@ MUTANTS = (
         " client become one.",
         bug_class=18,
         breaks=("register.param-shape",),
-        plant=edits(("secure_world.params:copy_in", "if number & _META:", "if False:")),
+        plant=edits(
+            ("secure_world.params:Shape.__init__", "if attr & _META else", "if False else")
+        ),
     ),
     Mutant(
         id="secure.loose-registration",
