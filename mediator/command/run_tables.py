@@ -247,8 +247,8 @@ def _totals(result: Result, seconds: float, trace: str) -> RenderableType:
     )
     table.add_row(
         "OP-TEE",
-        f"{_count(totals.ta_panics, 'TA panic')}, {_count(totals.thread_limits, 'call')} refused for "
-        f"want of a thread, {_count(totals.bus_breaches, 'bus breach', 'bus breaches')}",
+        f"{_count(totals.ta_panics, 'TA panic')}, {_count(totals.thread_limits, 'call')} told to wait "
+        f"for a thread, {_count(totals.bus_breaches, 'bus breach', 'bus breaches')}",
     )
     table.add_row(
         "At the end",

@@ -24,6 +24,10 @@ MAX_TEXTS: Final = 20
 FOREIGN_INTR: Final = "FOREIGN_INTR"
 """The RPC that asks for nothing: an interrupt of the normal world came while the TEE worked."""
 
+THREAD_LIMIT: Final = smc.OPTEE_SMC_RETURN_ETHREAD_LIMIT
+YIELDING: Final = smc.OPTEE_SMC_CALL_WITH_ARG >> 24
+"""Top byte of the function ids of yielding calls."""
+
 RPC_MASK: Final = smc.OPTEE_SMC_RETURN_RPC_FUNC_MASK
 _COMMAND: Final = smc.OPTEE_SMC_RPC_FUNC_CMD
 
@@ -107,6 +111,9 @@ class Tally:
         self.breaches = 0
         self.panics = 0
         self.thread_limits = 0
+        """Calls that were told to come back when a thread is free."""
+        self._yielding: dict[tuple[int, int], bool] = {}
+        """(guest, vCPU) to whether its last trap was a yielding call."""
         self.preempted_teardowns = 0
 
     def handlers(self) -> Mapping[type, Handler]:
@@ -119,6 +126,7 @@ class Tally:
             machine_events.TeardownPreempted: self._teardown,
             machine_events.VcpuState: self._vcpu,
             machine_events.TrapEnter: self._trap,
+            machine_events.TrapExit: self._trap_exit,
             machine_events.ProgramCrash: self._crash,
             events.CallStarted: self._call,
             events.CallEnded: self._call_ended,
@@ -132,7 +140,6 @@ class Tally:
             host_events.BusBreach: self._breach,
             tee_events.SessionOpened: self._session,
             tee_events.TaPanicked: self._panic,
-            tee_events.ThreadRefused: self._thread_limit,
         }
 
     def of(self, guest: int) -> GuestTally | None:
@@ -185,9 +192,16 @@ class Tally:
     # Calls
 
     def _trap(self, time: int, event: Event) -> None:
-        tally = self._now.get(cast("int", event[0]))
+        guest, vcpu, _, _, regs = cast("machine_events.TrapEnter", event)
+        tally = self._now.get(guest)
         if tally is not None:
             tally.traps += 1
+        self._yielding[guest, vcpu] = regs[0] >> 24 & 0xFF == YIELDING
+
+    def _trap_exit(self, time: int, event: Event) -> None:
+        guest, vcpu, _, regs = cast("machine_events.TrapExit", event)
+        if regs[0] & 0xFFFF_FFFF == THREAD_LIMIT and self._yielding.get((guest, vcpu)):
+            self.thread_limits += 1
 
     def _call(self, time: int, event: Event) -> None:
         guest, call, _, _, _ = cast("events.CallStarted", event)
@@ -266,6 +280,3 @@ class Tally:
 
     def _panic(self, time: int, event: Event) -> None:
         self.panics += 1
-
-    def _thread_limit(self, time: int, event: Event) -> None:
-        self.thread_limits += 1

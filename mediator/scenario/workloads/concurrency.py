@@ -144,7 +144,7 @@ KINDS: Final = (
         "work that another thread cancels",
         cancellation,
         (
-            Field("steps", Kind.INTEGER, "pieces of work", 2000, low=1, high=1_000_000),
+            Field("steps", Kind.INTEGER, "pieces of work", 20_000, low=1, high=1_000_000),
             Field("step", Kind.DURATION, "length of a piece", 100_000, high=NS_PER_MS),
             Field("after", Kind.DURATION, "when it is cancelled", 3 * NS_PER_MS, high=10**10),
         ),
