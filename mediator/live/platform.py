@@ -9,7 +9,7 @@ memory. So a translation that is missing anywhere reaches no RAM, or that of the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, Protocol
 
 import attrs
 
@@ -68,6 +68,16 @@ class LiveSettings:
     checkers: bool = True
 
 
+class Listener(Protocol):
+    """Somebody who wants to know what a guest and its TEE say to each other."""
+
+    def call(self, vcpu: int, regs: tuple[int, ...]) -> None:
+        """``vcpu`` calls with x0..x7."""
+
+    def answer(self, vcpu: int, regs: tuple[int, ...]) -> None:
+        """It is answered with x0..x7."""
+
+
 class Forward:
     """The call is PSCI's, which the emulator itself serves."""
 
@@ -121,6 +131,8 @@ class LivePlatform:
         probe = self.tee.probe()
         if not probe.found:
             raise LiveError(f"the secure world is not usable: {probe.reason}")
+        self.recordings: dict[int, Listener] = {}
+        """Who is told of the calls of a guest, and of the answers."""
         self._born = 0
 
     def add_guest(self, name: str, ram: memoryview) -> int:
@@ -177,8 +189,13 @@ class LivePlatform:
             return FORWARD
         answer: tuple[int, ...]
         if route is TEE:
+            listener = self.recordings.get(guest)
+            if listener is not None:
+                listener.call(vcpu, frame)
             outcome = self.tee.handle(guest, vcpu, frame)
             answer = outcome.regs if isinstance(outcome, Completed) else ()
+            if listener is not None:
+                listener.answer(vcpu, answer or (NOT_SUPPORTED, *regs[1:]))
             undefined = isinstance(outcome, Undefined)
         else:
             undefined = route is UNDEFINED_TRAP

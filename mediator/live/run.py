@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A live run from settings to result: guests are prepared, started, served and judged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from mediator.live import client, initramfs, result
+from mediator.live.bundle import KERNEL, Bundle
+from mediator.live.guest import LineSink, LiveGuest
+from mediator.live.image import SMC, Software
+from mediator.live.initramfs import Contents
+from mediator.live.platform import LivePlatform, LiveSettings, Sink
+from mediator.live.qemu import BoardSettings
+from mediator.live.record import Recording
+from mediator.live.service import Service
+from secure_world.ta import TaRegistry
+
+DEFAULT_SECONDS: Final = 60.0
+"""What a run may take; a workload takes 5 on an idle machine."""
+KERNEL_ARGUMENTS: Final = "console=ttyAMA0 panic=-1 loglevel=5 nokaslr"
+"""``panic=-1``: a panic ends the emulator instead of hanging the run. Addresses stay the same."""
+
+
+@attrs.frozen(kw_only=True)
+class RunSettings:
+    """A run. ``arguments``: more words for the kernel's command line."""
+
+    guests: int = 1
+    board: BoardSettings = attrs.field(factory=BoardSettings)
+    platform: LiveSettings = attrs.field(factory=LiveSettings)
+    conduit: str = SMC
+    arguments: str = ""
+    steps: Sequence[str] = initramfs.STEPS
+    commands: Sequence[str] = ()
+    shell: bool = False
+    files: Mapping[str, tuple[bytes, int]] = attrs.field(factory=dict, repr=False)
+    seconds: float = DEFAULT_SECONDS
+    record: Path | None = None
+
+
+class Run:
+    """A run in progress; a context manager that leaves nothing behind.
+
+    ``kernel``: an Image instead of the bundle's (its modules must fit). ``workload``: the compiled
+    built-in client, ``None`` to leave its tests out.
+    """
+
+    def __init__(
+        self,
+        files: Bundle,
+        settings: RunSettings,
+        *,
+        workload: bytes | None = None,
+        kernel: bytes | None = None,
+        registry: TaRegistry | None = None,
+        sinks: Sequence[Sink] = (),
+        lines: LineSink | None = None,
+    ) -> None:
+        self.settings = settings
+        self.files = files
+        self.platform = LivePlatform(
+            settings.platform, sinks=sinks, registry=registry, inject=self._inject
+        )
+        self.service = Service(self.platform, lines=lines)
+        self.service.times = []
+        contents = Contents(
+            steps=settings.steps,
+            commands=settings.commands,
+            shell=settings.shell,
+            workload=workload,
+            images=self.platform.registry.images(),
+            files=settings.files,
+        )
+        self.software = Software(
+            kernel=files.read(KERNEL) if kernel is None else kernel,
+            initramfs=initramfs.build(files, contents),
+            arguments=f"{KERNEL_ARGUMENTS} {settings.arguments}".strip(),
+            conduit=settings.conduit,
+        )
+        self._recordings: list[Recording] = []
+        self._began = time.monotonic()
+        self._ended: dict[int, float] = {}
+
+    def _inject(self, ident: int, intid: int) -> None:
+        for guest in self.service.guests:
+            if guest.ident == ident and guest.ended is None:
+                guest.raise_interrupt(intid)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.service.close()
+        for recording in self._recordings:
+            recording.close()
+
+    def start(self) -> LiveGuest:
+        """Start one more guest."""
+        number = len(self.service.guests) + 1
+        guest = self.service.start(f"guest{number}", self.settings.board, self.software)
+        if self.settings.record is not None:
+            recording = Recording(
+                self._record_path(self.settings.record, number), guest, self.platform, self.files
+            )
+            self._recordings.append(recording)
+            self.platform.recordings[guest.ident] = recording
+        return guest
+
+    def _record_path(self, path: Path, number: int) -> Path:
+        """One file for each guest: ``x.jsonl.gz`` becomes ``x.2.jsonl.gz`` for the second."""
+        if self.settings.guests == 1:
+            return path
+        stem, dot, rest = path.name.partition(".")
+        return path.with_name(f"{stem}.{number}{dot}{rest}")
+
+    def serve(self, until: Callable[[], bool] | None = None) -> bool:
+        """Serve until ``until()`` (default: no guest runs), within the time; whether it came."""
+
+        def over() -> bool:
+            for guest in self.service.guests:
+                if guest.ended is not None and guest.ident not in self._ended:
+                    self._ended[guest.ident] = time.monotonic()
+            return until() if until is not None else not self.service.running()
+
+        left = self.settings.seconds - (time.monotonic() - self._began)
+        return self.service.run(over, max(left, 0.0))
+
+    def result(self, *, finished: bool = True) -> result.Result:
+        """End what still runs, and judge. ``finished``: guests were to end by themselves."""
+        now = time.monotonic()
+        for guest in self.service.guests:
+            self.service.stop(guest, f"no end within {self.settings.seconds:g} s")
+        guests = tuple(
+            [
+                result.of_guest(
+                    guest, self._ended.get(guest.ident, now) - self._began, finished=finished
+                )
+                for guest in self.service.guests
+            ]
+        )
+        watch = self.platform.watch
+        violations = () if watch is None else tuple([str(found) for found in watch.finish()])
+        median, slowest = result.microseconds(self.service.times or [])
+        board = self.settings.board
+        return result.Result(
+            guests=guests,
+            release=self.files.release,
+            vcpus=board.vcpus,
+            bell=board.bell,
+            conduit=self.settings.conduit,
+            seconds=now - self._began,
+            calls=sum(guest.calls for guest in guests),
+            median=median,
+            slowest=slowest,
+            violations=violations,
+            pins=sum(self.platform.host.pinned(guest.ident) for guest in self.service.guests),
+        )
+
+
+def execute(
+    files: Bundle,
+    settings: RunSettings,
+    *,
+    cache: Path,
+    registry: TaRegistry | None = None,
+    sinks: Sequence[Sink] = (),
+    lines: LineSink | None = None,
+) -> result.Result:
+    """The whole run: all guests at once, to their end. The client is compiled if it can be."""
+    workload = None
+    wanted = {initramfs.CLIENT, initramfs.BENCH} & set(settings.steps)
+    if wanted and client.find_compiler() is not None:
+        workload = client.compile_client(client.workload_source(), files, cache)
+    with Run(
+        files, settings, workload=workload, registry=registry, sinks=sinks, lines=lines
+    ) as run:
+        for _ in range(settings.guests):
+            run.start()
+        run.serve()
+        return run.result()
