@@ -48,7 +48,7 @@ class QemuError(Exception):
 class BoardSettings:
     """The emulated board. ``ram``: bytes, whole MiB. ``bell``: how a vCPU says that it waits."""
 
-    ram: int = attrs.field(default=128 << 20)
+    ram: int = attrs.field(default=256 << 20)
     vcpus: int = attrs.field(default=1)
     cpu: str = "cortex-a57"
     bell: str = attrs.field(default=SEMIHOSTING)
