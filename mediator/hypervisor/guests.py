@@ -55,8 +55,6 @@ class GuestRecord:
     """What the host keeps of one guest. Plain counters; reading them costs nothing."""
 
     __slots__ = (
-        "bytes_read",
-        "bytes_written",
         "ident",
         "own",
         "owner",
@@ -75,8 +73,6 @@ class GuestRecord:
         self.tlb = stage2.tlb
         self.pinned = 0
         """References that the mediator holds on pages of this guest."""
-        self.bytes_read = 0
-        self.bytes_written = 0
         self.quarantined = False
 
 

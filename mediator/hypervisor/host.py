@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The reference host: :class:`mediator.host.Host` over real books, and the hooks of a test bench.
 
-Everything that a mediator may do to the machine passes through here, so this is also where costs are
-counted, where faults are planted (:class:`FaultPlan`) and where another processor of the guest can
-strike between two looks of the mediator (``read_hook``). What a *guest* did wrong is an answer, as the
-Protocol says; what the *mediator* does wrong (a reference dropped twice, an access outside the page)
+Everything that a mediator may do to the machine passes through here, so this is also where faults
+are planted (:class:`FaultPlan`) and where another processor of the guest can strike between two looks
+of the mediator (``read_hook``). What a *guest* did wrong is an answer, as the Protocol says; what the *mediator* does wrong (a reference dropped twice, an access outside the page)
 raises :class:`InvariantError` and changes nothing.
 """
 
@@ -44,46 +43,14 @@ SecureCall: TypeAlias = Callable[
 ReadHook: TypeAlias = Callable[[int, int, int], None]
 """Called with guest, address and length after the mediator read guest memory (no page lists)."""
 
-CALLS: Final = (
+REFUSABLE: Final = (
     "read_guest",
     "write_guest",
     "read_page_list",
     "pin_pages",
-    "unpin_pages",
-    "read_pinned",
-    "write_pinned",
     "alloc_shadow",
-    "free_shadow",
-    "map_shadow",
-    "smc",
-    "should_preempt",
-    "inject_virq",
-    "now",
-    "set_timer",
-    "quarantine",
-    "log",
 )
-"""Methods of the host boundary; the order is that of :attr:`ReferenceHost.counts`."""
-
-(
-    _READ_GUEST,
-    _WRITE_GUEST,
-    _READ_PAGE_LIST,
-    _PIN_PAGES,
-    _UNPIN_PAGES,
-    _READ_PINNED,
-    _WRITE_PINNED,
-    _ALLOC_SHADOW,
-    _FREE_SHADOW,
-    _MAP_SHADOW,
-    _SMC,
-    _SHOULD_PREEMPT,
-    _INJECT_VIRQ,
-    _NOW,
-    _SET_TIMER,
-    _QUARANTINE,
-    _LOG,
-) = range(len(CALLS))
+"""Methods of the host boundary that a :class:`FaultPlan` can fail."""
 
 _WORDS: Final = tuple(struct.Struct(f"<{count}Q") for count in range(SMALL_LIST))
 _LINK: Final = struct.Struct("<Q")
@@ -109,7 +76,7 @@ class FaultPlan:
 
     def fail(self, call: str, nth: int = 0, error: Exception | None = None) -> None:
         """Plant a fault; a method has at most one at a time."""
-        if call not in CALLS[: _ALLOC_SHADOW + 1] or call in ("unpin_pages", "read_pinned"):
+        if call not in REFUSABLE:
             raise ValueError(f"{call} cannot refuse")
         self._after[call] = nth
         self._errors[call] = error
@@ -164,17 +131,11 @@ class ReferenceHost(GuestMemory):
         self.read_hook: ReadHook | None = None
         self.faults: FaultPlan | None = None
         self.shadows = ShadowPool(memory, shadow_limit)
-        self.counts = [0] * len(CALLS)
-
-    def calls(self) -> dict[str, int]:
-        """Calls of the boundary so far, by method name."""
-        return dict(zip(CALLS, self.counts, strict=True))
 
     # -- guest memory -----------------------------------------------------------------------------
 
     def read_guest(self, guest: int, ipa: int, length: int) -> bytes | None:
         """See :class:`mediator.host.Host`."""
-        self.counts[_READ_GUEST] += 1
         record = self._guests.get(guest)
         if record is None:
             raise InvariantError("read_guest", f"there is no guest {guest}")
@@ -187,7 +148,6 @@ class ReferenceHost(GuestMemory):
         entry = record.tlb.get(gfn) or record.stage2.translate(gfn)
         if entry & KIND_MASK < OWN_RO:
             return None
-        record.bytes_read += length
         bank = self._banks.get(entry >> ENTRY_BANK)
         if bank is None:
             data = self.memory.read(entry >> KIND_SHIFT << PAGE_SHIFT, length)
@@ -202,7 +162,6 @@ class ReferenceHost(GuestMemory):
 
     def write_guest(self, guest: int, ipa: int, segments: Sequence[tuple[int, bytes]]) -> bool:
         """See :class:`mediator.host.Host`."""
-        self.counts[_WRITE_GUEST] += 1
         record = self._guests.get(guest)
         if record is None or ipa & PAGE_MASK:
             raise InvariantError("write_guest", f"no guest {guest}, or {ipa:#x} is not a page")
@@ -212,14 +171,13 @@ class ReferenceHost(GuestMemory):
         entry = record.tlb.get(gfn) or record.stage2.translate(gfn)
         if entry & KIND_MASK != OWN_RW:
             return False
-        self._store("write_guest", record, entry >> KIND_SHIFT << PAGE_SHIFT, segments)
+        self._store("write_guest", entry >> KIND_SHIFT << PAGE_SHIFT, segments)
         if self._sink is not None:
             self._sink(events.GuestWritten(guest, ipa, tuple(segments)))
         return True
 
     def read_page_list(self, guest: int, ipa: int, entries: int) -> tuple[bytes, int] | None:
         """See :class:`mediator.host.Host`."""
-        self.counts[_READ_PAGE_LIST] += 1
         record = self._record("read_page_list", guest)
         if entries < 1:
             raise InvariantError("read_page_list", f"{entries} entries")
@@ -248,7 +206,6 @@ class ReferenceHost(GuestMemory):
                 break
             gfn = link >> PAGE_SHIFT
         words = b"".join(parts)
-        record.bytes_read += len(words)
         if self._sink is not None:
             self._sink(events.PageListRead(guest, ipa, entries))
         return words, link
@@ -257,7 +214,6 @@ class ReferenceHost(GuestMemory):
 
     def pin_pages(self, guest: int, ipas: bytes) -> bytes | None:
         """See :class:`mediator.host.Host`."""
-        self.counts[_PIN_PAGES] += 1
         record = self._record("pin_pages", guest)
         count, rest = divmod(len(ipas), 8)
         if rest:
@@ -281,7 +237,6 @@ class ReferenceHost(GuestMemory):
 
     def unpin_pages(self, guest: int, frames: bytes) -> None:
         """See :class:`mediator.host.Host`. Also for a guest that is gone already."""
-        self.counts[_UNPIN_PAGES] += 1
         record = self.record(guest)
         count, rest = divmod(len(frames), 8)
         if rest:
@@ -304,12 +259,10 @@ class ReferenceHost(GuestMemory):
 
     def read_pinned(self, guest: int, pa: int, length: int) -> bytes:
         """See :class:`mediator.host.Host`."""
-        self.counts[_READ_PINNED] += 1
         record = self._guests.get(guest) or self.record(guest)
         word = self._words[pa >> PAGE_SHIFT] if pa < self._ram_end else 0
         if not 0 < word - record.own <= PIN_MASK:
             self._check_pinned("read_pinned", record, pa)
-        record.bytes_read += length
         bank = self._banks.get(pa >> BANK_SHIFT)
         if bank is None or (pa & PAGE_MASK) + length > PAGE_SIZE:
             data = self.memory.read(pa, length)
@@ -324,14 +277,13 @@ class ReferenceHost(GuestMemory):
 
     def write_pinned(self, guest: int, pa: int, segments: Sequence[tuple[int, bytes]]) -> None:
         """See :class:`mediator.host.Host`."""
-        self.counts[_WRITE_PINNED] += 1
         record = self._guests.get(guest) or self.record(guest)
         word = self._words[pa >> PAGE_SHIFT] if pa < self._ram_end else 0
         if not 0 < word - record.own <= PIN_MASK:
             self._check_pinned("write_pinned", record, pa)
         if pa & PAGE_MASK:
             raise InvariantError("write_pinned", f"{pa:#x} is not a page")
-        self._store("write_pinned", record, pa, segments)
+        self._store("write_pinned", pa, segments)
         if self._sink is not None:
             self._sink(events.PinnedWritten(guest, pa, tuple(segments)))
 
@@ -339,7 +291,6 @@ class ReferenceHost(GuestMemory):
 
     def alloc_shadow(self, pages: int) -> Shadow | None:
         """See :class:`mediator.host.Host`."""
-        self.counts[_ALLOC_SHADOW] += 1
         if self.faults is not None and self.faults.strikes("alloc_shadow"):
             return None
         shadow = self.shadows.alloc(pages)
@@ -349,14 +300,12 @@ class ReferenceHost(GuestMemory):
 
     def free_shadow(self, shadow: Shadow) -> None:
         """See :class:`mediator.host.Host`. The shadow's memory view is closed."""
-        self.counts[_FREE_SHADOW] += 1
         self.shadows.free(shadow)
         if self._sink is not None:
             self._sink(events.ShadowFreed(shadow.pa, len(shadow.pages) >> 3))
 
     def map_shadow(self, pages: bytes) -> Shadow:
         """See :class:`mediator.host.Host`."""
-        self.counts[_MAP_SHADOW] += 1
         return self.shadows.at(pages)
 
     # -- the rest of the machine --------------------------------------------------------------------
@@ -365,58 +314,46 @@ class ReferenceHost(GuestMemory):
         self, a0: int, a1: int, a2: int, a3: int, a4: int, a5: int, a6: int, a7: int
     ) -> tuple[int, int, int, int]:
         """See :class:`mediator.host.Host`."""
-        self.counts[_SMC] += 1
         if self.secure_smc is None:
             return _UNKNOWN, a1, a2, a3
         return self.secure_smc(a0, a1, a2, a3, a4, a5, a6, a7)
 
     def should_preempt(self) -> bool:
         """See :class:`mediator.host.Host`."""
-        self.counts[_SHOULD_PREEMPT] += 1
         return self.preempt_policy is not None and self.preempt_policy()
 
     def inject_virq(self, guest: int, intid: int) -> None:
         """See :class:`mediator.host.Host`."""
-        self.counts[_INJECT_VIRQ] += 1
         if self.virq_sink is not None:
             self.virq_sink(guest, intid)
 
     def now(self) -> int:
         """See :class:`mediator.host.Host`. Time stands still without a clock."""
-        self.counts[_NOW] += 1
         return 0 if self.clock is None else self.clock()
 
     def set_timer(self, deadline: int | None) -> None:
         """See :class:`mediator.host.Host`."""
-        self.counts[_SET_TIMER] += 1
         if self.timer is not None:
             self.timer(deadline)
 
     def quarantine(self, guest: int, answer: int) -> None:
         """See :class:`mediator.host.Host`: :meth:`remove_guest` will keep frames and id."""
-        self.counts[_QUARANTINE] += 1
         self.record(guest).quarantined = True
         if self.quarantine_sink is not None:
             self.quarantine_sink(guest, answer)
 
     def log(self, guest: int, message: str) -> None:
         """See :class:`mediator.host.Host`."""
-        self.counts[_LOG] += 1
         if self.log_sink is not None:
             self.log_sink(guest, message)
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def _store(
-        self, call: str, record: GuestRecord, pa: int, segments: Sequence[tuple[int, bytes]]
-    ) -> None:
+    def _store(self, call: str, pa: int, segments: Sequence[tuple[int, bytes]]) -> None:
         """Write segments into the page at ``pa``; all or, after :class:`InvariantError`, none."""
-        total = 0
         for offset, data in segments:
-            length = len(data)
-            if offset < 0 or offset + length > PAGE_SIZE:
-                raise InvariantError(call, f"segment at {offset} + {length} leaves its page")
-            total += length
+            if offset < 0 or offset + len(data) > PAGE_SIZE:
+                raise InvariantError(call, f"segment at {offset} + {len(data)} leaves its page")
         bank = self._banks.get(pa >> BANK_SHIFT)
         if bank is None:
             bank = self.memory.bank(pa)
@@ -424,7 +361,6 @@ class ReferenceHost(GuestMemory):
         for offset, data in segments:
             offset += base
             bank[offset : offset + len(data)] = data
-        record.bytes_written += total
 
     def _check_pinned(self, call: str, record: GuestRecord, pa: int) -> None:
         """Also true of a page that is mapped elsewhere, and of one that its guest gave up."""

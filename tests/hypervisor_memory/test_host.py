@@ -9,7 +9,7 @@ import pytest
 
 from mediator.hypervisor import events, stage2
 from mediator.hypervisor.errors import InvariantError
-from mediator.hypervisor.host import CALLS, FaultPlan, ReferenceHost
+from mediator.hypervisor.host import FaultPlan, ReferenceHost
 from tests.hypervisor_memory.support import PAGE, RAM, addresses, machine, pfn, pin, state, words
 
 KINDS = range(8)
@@ -232,36 +232,6 @@ def test_the_rest_of_the_machine_is_whatever_was_plugged_in() -> None:
     host.log(1, "text")
     host.quarantine(1, 0xFFFF_FFFF)
     assert seen == [(1, 2, 3, 4, 5, 6, 7, 8), (1, 40), None, (1, "text"), (1, 0xFFFF_FFFF)]
-
-
-def test_calls_and_bytes_are_counted() -> None:
-    host = machine()
-    host.read_guest(1, RAM, 100)
-    host.read_guest(1, 0, 100)
-    host.write_guest(1, RAM, [(0, b"1234"), (8, b"12")])
-    host.write_guest(1, 0, [(0, b"1234")])
-    host.read_page_list(1, RAM, 512)
-    host.read_page_list(1, RAM, 10)
-    host.read_pinned(1, addresses(pin(host, 1, RAM))[0], 7)
-    counted = {name: count for name, count in host.calls().items() if count}
-    assert counted == {
-        "read_guest": 2,
-        "write_guest": 2,
-        "read_page_list": 2,
-        "pin_pages": 1,
-        "read_pinned": 1,
-    }
-    record = host.record(1)
-    assert record.bytes_read == 100 + 10 * 8 + 7
-    assert record.bytes_written == 6
-    assert host.record(2).bytes_read == 0
-    assert len(CALLS) == len(set(CALLS)) == len(host.counts)
-
-
-def test_every_method_of_the_boundary_is_counted() -> None:
-    from mediator.host import Host
-
-    assert set(CALLS) == {name for name in vars(Host) if not name.startswith("_")}
 
 
 def test_the_read_hook_strikes_after_each_read_but_not_after_list_reads() -> None:
