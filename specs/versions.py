@@ -12,6 +12,8 @@ FORMATS: Final[dict[str, int]] = {
     "mediator-state": 1,
     "replay-report": 1,
     "rules": 1,
+    "run-report": 1,
+    "scenario": 1,
     "smc-trace": 1,
     "vectors-report": 1,
 }

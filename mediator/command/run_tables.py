@@ -266,7 +266,11 @@ def _totals(result: Result, seconds: float, trace: str) -> RenderableType:
 def _verdict(result: Result) -> RenderableType:
     if result.ok:
         checked = "no invariant was violated, " if result.checked else ""
-        return Text(f"OK: {checked}every guest ended as expected, nothing is left pinned", _GOOD)
+        text = f"OK: {checked}every guest ended as expected, nothing is left pinned"
+        skipped = [w for guest in result.guests for w in guest.workloads if w.state == SKIPPED]
+        if skipped:
+            text += f"; {_count(len(skipped), 'program')} skipped: {skipped[0].problem}"
+        return Text(_safe(text), _GOOD)
     lines = [Text(f"FAILED: {_count(len(result.problems), 'problem')}", _BAD)]
     for problem in result.problems[:MAX_PROBLEMS]:
         where, *more = _lines(f"{problem.where}: {problem.what}")

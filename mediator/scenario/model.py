@@ -80,7 +80,7 @@ class GuestPlan:
     supplicant: bool = True
     migrate_every: int = 0
     lies: tuple[str, ...] = ()
-    lie_every: int = 1
+    lie_every: int = 5
     attacks: tuple[str, ...] = ()
     rounds: int = 1
     trace: str = ""
