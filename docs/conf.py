@@ -38,6 +38,10 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 autodoc_class_signature = "separated"
 
+# Two packages may use one name (a GuestSpec of a machine, and of a target): an annotation that is
+# only a text then has two targets, and links to one of them.
+suppress_warnings = ["ref.python"]
+
 html_theme = "furo"
 html_title = f"optee-mediator {version}"
 html_copy_source = False

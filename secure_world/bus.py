@@ -30,7 +30,7 @@ class Bus(Protocol):
         """Store ``data`` at physical address ``pa``; raises :class:`BusError`, then writes nothing."""
 
     def check(self, client: int, pa: int, n: int) -> bool:
-        """True if ``n`` bytes at ``pa`` are non-secure RAM that ``client`` may use. No side effect."""
+        """Whether ``n`` bytes at ``pa`` are RAM that ``client`` may use. Asking is no breach."""
 
     def check_pages(self, client: int, pages: bytes) -> bool:
         """The same for whole 4 KiB pages, given as little-endian u64 page addresses."""
