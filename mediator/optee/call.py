@@ -47,6 +47,7 @@ RETURN_FROM_RPC: Final = smc.OPTEE_SMC_CALL_RETURN_FROM_RPC
 REGISTER_SHM: Final = msg.OPTEE_MSG_CMD_REGISTER_SHM
 UNREGISTER_SHM: Final = msg.OPTEE_MSG_CMD_UNREGISTER_SHM
 EBADADDR: Final = smc.OPTEE_SMC_RETURN_EBADADDR
+ETHREAD_LIMIT: Final = smc.OPTEE_SMC_RETURN_ETHREAD_LIMIT
 NONCONTIG: Final = msg.OPTEE_MSG_ATTR_NONCONTIG
 
 FIRST_READ: Final = HEADER_SIZE + 6 * PARAM_SIZE
@@ -54,6 +55,9 @@ FIRST_READ: Final = HEADER_SIZE + 6 * PARAM_SIZE
 read is enough, and no more of what lies behind a shorter one."""
 
 _RET: Final = struct.Struct("<2I")
+_RET_AT: Final = RET_FIELDS[0]
+_RET_END: Final = _RET_AT + 4
+_NO_ERROR: Final = bytes(4)
 _WORD: Final = struct.Struct("<I")
 _ROUNDS: Final = range(MAX_REFUSED_REQUESTS)
 
@@ -76,7 +80,7 @@ async def _by_address(
     core: Core, sys: Syscalls, guest: Guest, vcpu: int, regs: Registers, function: int
 ) -> Registers:
     if len(guest.live_calls) >= guest.call_limit:
-        return (smc.OPTEE_SMC_RETURN_ETHREAD_LIMIT, *regs[1:])
+        return (ETHREAD_LIMIT, *regs[1:])
     call = _begin(guest, function, BY_ADDRESS)
     try:
         ipa = (regs[1] & M32) << 32 | regs[2] & M32
@@ -104,7 +108,7 @@ async def call_with_regd_arg(
     memory that the guest can change meanwhile.
     """
     if len(guest.live_calls) >= guest.call_limit:
-        return (smc.OPTEE_SMC_RETURN_ETHREAD_LIMIT, *regs[1:])
+        return (ETHREAD_LIMIT, *regs[1:])
     carrier = guest.buffers.get((regs[1] & M32) << 32 | regs[2] & M32)
     position = regs[3] & M32
     if (
@@ -308,13 +312,14 @@ async def _enter(
     a5: int = 0,
 ) -> Registers:
     """Enter the TEE with a call, until it ends or the guest is needed."""
+    sink = core.sink
     for _ in _ROUNDS:
-        if core.sink is not None:
+        if sink is not None:
             sent = (a0, a1, a2, a3, a4, a5, 0, guest.client)
-            core.sink(events.Forwarded(guest.id, call.serial, vcpu, sent))
+            sink(events.Forwarded(guest.id, call.serial, vcpu, sent))
         answer = await sys.smc(a0, a1, a2, a3, a4, a5, 0, guest.client)
-        if core.sink is not None:
-            core.sink(events.Answered(guest.id, call.serial, vcpu, answer))
+        if sink is not None:
+            sink(events.Answered(guest.id, call.serial, vcpu, answer))
         status = answer[0] & M32
         if status < RPC_PREFIX or status == UNKNOWN_FUNCTION:
             return await _end(core, sys, guest, vcpu, regs, call, answer[0])
@@ -345,7 +350,7 @@ async def _end(
     shadow = call.shadow
     assert shadow is not None
     data = shadow.mem[: call.size].tobytes()
-    accepted = status & M32 == OK and not any(data[RET_FIELDS[0] : RET_FIELDS[0] + 4])
+    accepted = status & M32 == OK and data[_RET_AT:_RET_END] == _NO_ERROR
     if call.command == REGISTER_SHM and accepted:
         buffers, call.buffers = call.buffers, []
         for buffer in buffers:
@@ -367,14 +372,16 @@ async def _end(
             target.doomed = True
     carrier = call.carrier
     if carrier is None:
-        written = await sys.write_guest(guest.id, call.page, _results(call, data, 0))
+        results = call.outputs.segments(data, 0)
+        written = await sys.write_guest(guest.id, call.page, results)
     elif call.inside + call.size <= PAGE_SIZE:
-        await sys.write_pinned(guest.id, call.page, _results(call, data, call.inside))
+        results = call.outputs.segments(data, call.inside)
+        await sys.write_pinned(guest.id, call.page, results)
         written = True
     else:
-        written = await place.write_back(sys, guest, call, _results(call, data, 0))
+        written = await place.write_back(sys, guest, call, call.outputs.segments(data, 0))
     await core.release_call(sys, guest, call)
-    if status & M32 == smc.OPTEE_SMC_RETURN_ETHREAD_LIMIT and not guest.live_calls:
+    if status & M32 == ETHREAD_LIMIT and not guest.live_calls:
         # Passed on, but a driver that waits for another of its calls to end waits for ever.
         await core.finding(sys, guest, "secure-world", "no thread for a guest's only call")
     if not written:
@@ -382,14 +389,6 @@ async def _end(
     if core.sink is not None:
         core.sink(events.CallEnded(guest.id, call.serial, vcpu, status))
     return (status, *regs[1:])
-
-
-def _results(call: Call, data: bytes, base: int) -> list[tuple[int, bytes]]:
-    """What goes back to the guest, as segments of a page in which the message begins at ``base``."""
-    segments = []
-    for start, end in call.outputs:
-        segments.append((base + start, data[start:end]))
-    return segments
 
 
 async def _release_buffers(core: Core, sys: Syscalls, guest: Guest, call: Call) -> None:

@@ -8,6 +8,8 @@ makes the table start again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import itemgetter
 from typing import Final
 
 from smccc.constants import optee_msg as msg
@@ -41,8 +43,29 @@ PARAM_CLASS: Final = _classes()
 """Type byte → what the mediator does about it. Types that are holes pass through untouched."""
 
 
+class Outputs:
+    """Where the results of a message lie: ``ranges``, (start, end) in ascending order; two or more."""
+
+    __slots__ = ("_cut", "_starts", "ranges")
+
+    def __init__(self, ranges: tuple[tuple[int, int], ...]) -> None:
+        self.ranges = ranges
+        self._starts = tuple([start for start, _ in ranges])
+        first, second, *rest = [slice(start, end) for start, end in ranges]
+        self._cut: Callable[[bytes], tuple[bytes, ...]] = itemgetter(first, second, *rest)
+
+    def segments(self, data: bytes, base: int) -> list[tuple[int, bytes]]:
+        """The results in ``data``, as segments of a page in which the message begins at ``base``."""
+        if not base:
+            return list(zip(self._starts, self._cut(data), strict=True))
+        found = []
+        for start, end in self.ranges:
+            found.append((base + start, data[start:end]))
+        return found
+
+
 class Plan:
-    """``outputs``: (start, end) of every result of the message. ``tmem``: parameters to translate."""
+    """``outputs``: every result of the message. ``tmem``: parameters to translate."""
 
     __slots__ = ("outputs", "tmem")
 
@@ -59,8 +82,12 @@ class Plan:
             if what & _TMEM:
                 tmem.append(index)
             at += PARAM_SIZE
-        self.outputs = tuple(outputs)
+        self.outputs = Outputs(tuple(outputs))
         self.tmem = tuple(tmem)
+
+
+NO_PARAMS: Final = Plan(())
+"""Of a message without parameters."""
 
 
 class Plans:

@@ -99,30 +99,36 @@ class Call:
     the message (0: classic call); ``rpc_room``: parameters that it has room for.
     """
 
-    # Most calls never make an RPC: what only those need has its value in the class, so that a
-    # plain call does not pay for it.
-    position = 0
-    inside = 0
-    target: Buffer | None = None
-    rpc_at = 0
-    rpc_room = 0
-    # The RPC that the guest is asked to serve: only this record decides how its answer is read.
-    thread = 0
-    rpc_function = -1
-    rpc_a1 = 0
-    rpc_a2 = 0
-    request = -1
-    shm_type = 0
-    rpc_buffer: RpcBuffer | None = None
-    # The mediator's own SHM_FREE request is out: whatever comes back, the allocation failed.
-    own_free = False
-    # Suspended by the mediator itself, before the TEE was entered.
-    own_thread = False
-    # The request is still being written: the guest may see it, but cannot answer it yet.
-    leaving = False
-    # SHM_ALLOC answer whose list is being walked, and the list the TEE was last given.
-    walk: Buffer | None = None
-    alloc_list: Shadow | None = None
+    __slots__ = (
+        "alloc_list",
+        "buffers",
+        "carrier",
+        "command",
+        "function",
+        "inside",
+        "leaving",
+        "outputs",
+        "own_free",
+        "own_thread",
+        "page",
+        "pending",
+        "position",
+        "request",
+        "rpc_a1",
+        "rpc_a2",
+        "rpc_at",
+        "rpc_buffer",
+        "rpc_function",
+        "rpc_room",
+        "serial",
+        "shadow",
+        "shm_type",
+        "size",
+        "target",
+        "thread",
+        "walk",
+        "way",
+    )
 
     def __init__(self, serial: int, function: int, way: int) -> None:
         self.serial = serial
@@ -131,11 +137,33 @@ class Call:
         self.command = -1
         self.shadow: Shadow | None = None
         self.page = 0
+        self.inside = 0
         self.carrier: Buffer | None = None
+        self.position = 0
         self.size = 0
         self.outputs = NO_PARAMS.outputs
         self.pending: list[int] = []
         self.buffers: list[Buffer] = []
+        self.target: Buffer | None = None
+        self.rpc_at = 0
+        self.rpc_room = 0
+        # The RPC that the guest is asked to serve: only this record decides how its answer is read.
+        self.thread = 0
+        self.rpc_function = -1
+        self.rpc_a1 = 0
+        self.rpc_a2 = 0
+        self.request = -1
+        self.shm_type = 0
+        self.rpc_buffer: RpcBuffer | None = None
+        # The mediator's own SHM_FREE request is out: whatever comes back, the allocation failed.
+        self.own_free = False
+        # Suspended by the mediator itself, before the TEE was entered.
+        self.own_thread = False
+        # The request is still being written: the guest may see it, but cannot answer it yet.
+        self.leaving = False
+        # SHM_ALLOC answer whose list is being walked, and the list the TEE was last given.
+        self.walk: Buffer | None = None
+        self.alloc_list: Shadow | None = None
 
 
 class Guest:
