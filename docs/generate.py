@@ -379,9 +379,11 @@ def scenario_page() -> Iterator[str]:
     yield ""
     yield "## Errors that a workload may tolerate"
     yield ""
-    yield "`any`, or names of results without TEE_ERROR_: " + ", ".join(
-        f"`{name}`" for name in declaration.ERRORS
-    ) + "."
+    yield (
+        "`any`, or names of results without TEE_ERROR_: "
+        + ", ".join(f"`{name}`" for name in declaration.ERRORS)
+        + "."
+    )
     yield ""
     yield "## RPCs that must have occurred"
     yield ""
