@@ -27,7 +27,7 @@ from mediator.hypervisor.frames import (
     SECURE,
     ZOMBIE,
 )
-from mediator.hypervisor.memory import BANK_MASK, BANK_SHIFT, PhysicalMemory
+from mediator.hypervisor.memory import PhysicalMemory
 from mediator.hypervisor.pages import SMALL_LIST, numbers
 from secure_world.bus import Bus, BusError
 
@@ -36,8 +36,6 @@ _NO_OWNER: Final = -1
 # Of any access, these words of a frame are the usual ones: a shadow of the mediator, and a page that
 # is pinned for its guest and mapped nowhere else (its word without references plus 1 to PIN_MASK).
 _SHADOW: Final = MEDIATOR << OWNER_SHIFT
-_BANK_OF_FRAME: Final = BANK_SHIFT - PAGE_SHIFT
-_FRAMES_OF_BANK: Final = BANK_MASK >> PAGE_SHIFT
 
 
 def guest_of_client(client: int) -> int:
@@ -53,13 +51,13 @@ class SecureBus:
     """
 
     __slots__ = (
-        "_banks",
         "_end",
         "_guest_of",
         "_memory",
         "_own",
         "_owners",
         "_sink",
+        "_views",
         "_words",
         "breaches",
     )
@@ -73,7 +71,7 @@ class SecureBus:
     ) -> None:
         self._memory = memory
         self._words = memory.words
-        self._banks = memory.banks
+        self._views = memory.views
         self._end = memory.end
         self._guest_of = guest_of
         self._owners: dict[int, int] = {0: SECURE}
@@ -87,10 +85,9 @@ class SecureBus:
         if offset + n <= PAGE_SIZE and pfn < self._end:
             word = self._words[pfn]
             if word == _SHADOW or 0 < word - self._own.get(client, word) <= PIN_MASK:
-                bank = self._banks.get(pfn >> _BANK_OF_FRAME)
-                if bank is not None:
-                    offset += (pfn & _FRAMES_OF_BANK) << PAGE_SHIFT
-                    return bank[offset : offset + n].tobytes()
+                view = self._views.get(pfn)
+                if view is not None:
+                    return view[offset : offset + n].tobytes()
         return self._read_pieces(self._pieces(client, pa, n, False))
 
     def write(self, client: int, pa: int, data: bytes) -> None:
@@ -99,10 +96,9 @@ class SecureBus:
         if offset + n <= PAGE_SIZE and pfn < self._end:
             word = self._words[pfn]
             if word == _SHADOW or 0 < word - self._own.get(client, word) <= PIN_MASK:
-                bank = self._banks.get(pfn >> _BANK_OF_FRAME)
-                if bank is not None:
-                    offset += (pfn & _FRAMES_OF_BANK) << PAGE_SHIFT
-                    bank[offset : offset + n] = data
+                view = self._views.get(pfn)
+                if view is not None:
+                    view[offset : offset + n] = data
                     return
         for start, size in self._pieces(client, pa, n, True):
             self._memory.write(start, data[start - pa : start - pa + size])

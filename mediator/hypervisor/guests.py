@@ -12,8 +12,6 @@ now: no RAM is left, or pages are pinned and the host was told to refuse such ch
 
 from __future__ import annotations
 
-from typing import Final
-
 from mediator.guest.cpu import GuestAbort
 from mediator.host import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from mediator.hypervisor import events
@@ -26,7 +24,7 @@ from mediator.hypervisor.frames import (
     OWNER_SHIFT,
     PIN_MASK,
 )
-from mediator.hypervisor.memory import BANK_MASK, BANK_SHIFT, PhysicalMemory
+from mediator.hypervisor.memory import PhysicalMemory
 from mediator.hypervisor.stage2 import (
     ABSENT,
     FOREIGN_RO,
@@ -41,14 +39,6 @@ from mediator.hypervisor.stage2 import (
     Mapping,
     Stage2,
 )
-
-# From an entry of stage 2 straight to its bytes: every access of the call path goes this way.
-ENTRY_BANK: Final = BANK_SHIFT - PAGE_SHIFT + KIND_SHIFT
-"""Shift from an entry to the number of its bank."""
-ENTRY_FRAME: Final = (BANK_MASK >> PAGE_SHIFT) << KIND_SHIFT
-"""Bits of an entry that say which page of its bank it is."""
-ENTRY_ADDRESS: Final = PAGE_SHIFT - KIND_SHIFT
-"""Shift from those bits to the offset of the page in the bank."""
 
 
 class GuestRecord:
@@ -93,7 +83,8 @@ class GuestMemory:
         self._departed: dict[int, GuestRecord] = {}  # gone, but some of their frames are alive
         self._words = memory.words
         self._banks = memory.banks
-        self._ram_end = memory.end << PAGE_SHIFT
+        self._views = memory.views
+        self._end = memory.end
 
     # -- who there is ---------------------------------------------------------------------------
 
@@ -366,11 +357,10 @@ class GuestMemory:
         entry = record.tlb.get(gfn) or record.stage2.translate(gfn)
         if entry & KIND_MASK < GRANT_RO:
             raise GuestAbort(ipa, False)
-        bank = self._banks.get(entry >> ENTRY_BANK)
-        if bank is None:
-            return self.memory.read(entry >> KIND_SHIFT << PAGE_SHIFT, length)
-        offset += (entry & ENTRY_FRAME) << ENTRY_ADDRESS
-        return bank[offset : offset + length].tobytes()
+        view = self._views.get(entry >> KIND_SHIFT)
+        if view is None:
+            return self.memory.read((entry >> KIND_SHIFT << PAGE_SHIFT) + offset, length)
+        return view[offset : offset + length].tobytes()
 
     def _guest_read_pages(self, guest: int, ipa: int, length: int) -> bytes:
         pieces = _pieces(ipa, length)
@@ -394,11 +384,10 @@ class GuestMemory:
         entry = record.tlb.get(gfn) or record.stage2.translate(gfn)
         if not entry & 1 or entry & KIND_MASK == MMIO:
             raise GuestAbort(ipa, True)
-        bank = self._banks.get(entry >> ENTRY_BANK)
-        if bank is None:
-            bank = self.memory.bank(entry >> KIND_SHIFT << PAGE_SHIFT)
-        offset += (entry & ENTRY_FRAME) << ENTRY_ADDRESS
-        bank[offset : offset + length] = data
+        view = self._views.get(entry >> KIND_SHIFT)
+        if view is None:
+            view = self.memory.view(entry >> KIND_SHIFT << PAGE_SHIFT)
+        view[offset : offset + length] = data
 
     # -- inside -----------------------------------------------------------------------------------
 

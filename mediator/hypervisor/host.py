@@ -25,13 +25,7 @@ from mediator.hypervisor.frames import (
     PINNABLE,
     ZOMBIE,
 )
-from mediator.hypervisor.guests import (
-    ENTRY_ADDRESS,
-    ENTRY_BANK,
-    ENTRY_FRAME,
-    GuestMemory,
-    GuestRecord,
-)
+from mediator.hypervisor.guests import GuestMemory, GuestRecord
 from mediator.hypervisor.memory import BANK_MASK, BANK_SHIFT, PhysicalMemory
 from mediator.hypervisor.pages import SMALL_LIST, addresses, numbers, pin, translate, unpin
 from mediator.hypervisor.shadows import ShadowPool
@@ -148,12 +142,11 @@ class ReferenceHost(GuestMemory):
         entry = record.tlb.get(gfn) or record.stage2.translate(gfn)
         if entry & KIND_MASK < OWN_RO:
             return None
-        bank = self._banks.get(entry >> ENTRY_BANK)
-        if bank is None:
-            data = self.memory.read(entry >> KIND_SHIFT << PAGE_SHIFT, length)
+        view = self._views.get(entry >> KIND_SHIFT)
+        if view is None:
+            data = self.memory.read((entry >> KIND_SHIFT << PAGE_SHIFT) + offset, length)
         else:
-            offset += (entry & ENTRY_FRAME) << ENTRY_ADDRESS
-            data = bank[offset : offset + length].tobytes()
+            data = view[offset : offset + length].tobytes()
         if self._sink is not None:
             self._sink(events.GuestRead(guest, ipa, length))
         if self.read_hook is not None:
@@ -171,7 +164,7 @@ class ReferenceHost(GuestMemory):
         entry = record.tlb.get(gfn) or record.stage2.translate(gfn)
         if entry & KIND_MASK != OWN_RW:
             return False
-        self._store("write_guest", entry >> KIND_SHIFT << PAGE_SHIFT, segments)
+        self._store("write_guest", entry >> KIND_SHIFT, segments)
         if self._sink is not None:
             self._sink(events.GuestWritten(guest, ipa, tuple(segments)))
         return True
@@ -260,15 +253,15 @@ class ReferenceHost(GuestMemory):
     def read_pinned(self, guest: int, pa: int, length: int) -> bytes:
         """See :class:`mediator.host.Host`."""
         record = self._guests.get(guest) or self.record(guest)
-        word = self._words[pa >> PAGE_SHIFT] if pa < self._ram_end else 0
+        pfn, offset = pa >> PAGE_SHIFT, pa & PAGE_MASK
+        word = self._words[pfn] if pfn < self._end else 0
         if not 0 < word - record.own <= PIN_MASK:
             self._check_pinned("read_pinned", record, pa)
-        bank = self._banks.get(pa >> BANK_SHIFT)
-        if bank is None or (pa & PAGE_MASK) + length > PAGE_SIZE:
+        view = self._views.get(pfn)
+        if view is None or offset + length > PAGE_SIZE:
             data = self.memory.read(pa, length)
         else:
-            offset = pa & BANK_MASK
-            data = bank[offset : offset + length].tobytes()
+            data = view[offset : offset + length].tobytes()
         if self._sink is not None:
             self._sink(events.PinnedRead(guest, pa, length))
         if self.read_hook is not None:
@@ -278,12 +271,13 @@ class ReferenceHost(GuestMemory):
     def write_pinned(self, guest: int, pa: int, segments: Sequence[tuple[int, bytes]]) -> None:
         """See :class:`mediator.host.Host`."""
         record = self._guests.get(guest) or self.record(guest)
-        word = self._words[pa >> PAGE_SHIFT] if pa < self._ram_end else 0
+        pfn = pa >> PAGE_SHIFT
+        word = self._words[pfn] if pfn < self._end else 0
         if not 0 < word - record.own <= PIN_MASK:
             self._check_pinned("write_pinned", record, pa)
         if pa & PAGE_MASK:
             raise InvariantError("write_pinned", f"{pa:#x} is not a page")
-        self._store("write_pinned", pa, segments)
+        self._store("write_pinned", pfn, segments)
         if self._sink is not None:
             self._sink(events.PinnedWritten(guest, pa, tuple(segments)))
 
@@ -349,18 +343,16 @@ class ReferenceHost(GuestMemory):
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def _store(self, call: str, pa: int, segments: Sequence[tuple[int, bytes]]) -> None:
-        """Write segments into the page at ``pa``; all or, after :class:`InvariantError`, none."""
+    def _store(self, call: str, pfn: int, segments: Sequence[tuple[int, bytes]]) -> None:
+        """Write segments into a page; all or, after :class:`InvariantError`, none."""
         for offset, data in segments:
             if offset < 0 or offset + len(data) > PAGE_SIZE:
                 raise InvariantError(call, f"segment at {offset} + {len(data)} leaves its page")
-        bank = self._banks.get(pa >> BANK_SHIFT)
-        if bank is None:
-            bank = self.memory.bank(pa)
-        base = pa & BANK_MASK
+        view = self._views.get(pfn)
+        if view is None:
+            view = self.memory.view(pfn << PAGE_SHIFT)
         for offset, data in segments:
-            offset += base
-            bank[offset : offset + len(data)] = data
+            view[offset : offset + len(data)] = data
 
     def _check_pinned(self, call: str, record: GuestRecord, pa: int) -> None:
         """Also true of a page that is mapped elsewhere, and of one that its guest gave up."""

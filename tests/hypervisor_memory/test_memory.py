@@ -81,6 +81,31 @@ def test_a_freed_frame_is_zero_for_the_next_owner(pages: int) -> None:
     assert memory.read(BASE, 6) == b"secret"
 
 
+@pytest.mark.parametrize("limit", [1, 5, 8192])
+def test_views_show_the_page_whatever_was_forgotten_or_scrubbed(
+    limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mediator.hypervisor.memory.MAX_VIEWS", limit)
+    memory = PhysicalMemory(64, FIRST)
+    memory.claim(GUEST, FIRST, 64)
+    for index in range(64):
+        memory.write(BASE + index * PAGE, bytes([index]) * 8)
+        assert len(memory.views) <= limit
+    for index in range(64):
+        assert memory.view(BASE + index * PAGE)[:8] == bytes([index]) * 8
+        assert memory.read(BASE + index * PAGE, 9) == bytes([index]) * 8 + b"\0"
+    # All of the first two banks, part of the third: what is viewed afterwards is what is there.
+    memory.release(GUEST, FIRST, 40)
+    memory.claim(OTHER, FIRST, 40)
+    memory.write(BASE + 3 * PAGE, b"new")
+    assert {memory.views[pfn][:3].tobytes() for pfn in memory.views if pfn < FIRST + 40} <= {
+        b"new",
+        bytes(3),
+    }
+    assert memory.view(BASE + 3 * PAGE)[:8] == b"new" + bytes(5)
+    assert memory.read(BASE + 41 * PAGE, 2) == b"))"
+
+
 def test_a_scattered_layout_is_a_permutation_that_the_seed_fixes() -> None:
     layouts = [
         PhysicalMemory(600, FIRST).allocate_scattered(GUEST, 500, seed) for seed in (1, 1, 2)
