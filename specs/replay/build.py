@@ -2,7 +2,7 @@
 """The simulated OP-TEE configured as the recorded one was built.
 
 The first line of a trace states build options; an option that it does not state is taken from the
-recorded capability exchange, and otherwise is that of OP-TEE's QEMU platform. Which pseudo-TAs a
+recorded answers to fast calls, and otherwise is that of OP-TEE's QEMU platform. Which pseudo-TAs a
 build has is seen from the device enumeration.
 """
 
@@ -20,10 +20,7 @@ from smccc.registers import low32
 from specs.replay.compare import parameters
 from specs.replay.expectation import Plan
 from specs.replay.reader import Trace
-from specs.replay.survey import DEFAULT_RESERVED, Survey, config
-
-DEFAULT_GUESTS: Final = 2
-"""CFG_VIRT_GUEST_COUNT of OP-TEE."""
+from specs.replay.survey import DEFAULT_RESERVED, Survey, config, guest_count
 
 DEFAULT_REVISION: Final = (4, 10)
 _REVISION: Final = re.compile(r"reports (?:revision )?(\d{1,4})\.(\d{1,4})")
@@ -70,14 +67,16 @@ def settings_for(trace: Trace, facts: Survey, plans: Iterable[Plan]) -> SecureWo
     reserved = None
     if option("CORE_RESERVED_SHM", smc.OPTEE_SMC_SEC_CAP_HAVE_RESERVED_SHM):
         reserved = facts.reserved or DEFAULT_RESERVED
-    revision = DEFAULT_REVISION
+    revision, build_id = DEFAULT_REVISION, 0
+    answer = facts.answers.get(smc.OPTEE_SMC_CALL_GET_OS_REVISION)
+    if answer is not None and low32(answer[0]) != smc.OPTEE_SMC_RETURN_ENOTAVAIL:
+        revision, build_id = (low32(answer[0]), low32(answer[1])), low32(answer[2])
     match = _REVISION.search(trace.meta.text("optee_os"))
     if match is not None:
         revision = int(match[1]), int(match[2])
-    guests = config(trace.meta, "VIRT_GUEST_COUNT")
     return SecureWorldSettings(
         virtualization=facts.virtualization,
-        guests=int(guests) if guests is not None and guests.isdecimal() else DEFAULT_GUESTS,
+        guests=guest_count(trace),
         threads=facts.threads,
         dynamic_shm=option("CORE_DYN_SHM", smc.OPTEE_SMC_SEC_CAP_DYNAMIC_SHM),
         null_memref=recorded is None or bool(recorded & smc.OPTEE_SMC_SEC_CAP_MEMREF_NULL),
@@ -87,5 +86,6 @@ def settings_for(trace: Trace, facts: Survey, plans: Iterable[Plan]) -> SecureWo
         rpc_cache=config(trace.meta, "PREALLOC_RPC_CACHE") != "n",
         reserved_shm=reserved,
         revision=revision,
+        build_id=build_id,
         devices=devices_of(plans),
     )

@@ -290,10 +290,21 @@ class Conductor:
             self._players.pop(step.flight)
         return answer
 
+    def before_end_of(self, client: int) -> None:
+        """A partition ends: whoever is in it and will be answered must have been there before."""
+        for player in list(self._players.values()):
+            if player.client != client or not player.active or player.answer is not None:
+                continue
+            end = player.end
+            late = end is not None and low32(end.answer.regs[0]) == smc.OPTEE_SMC_RETURN_ENOTAVAIL
+            if not late and not player.over:
+                self._complete(player)
+
     def forget(self, client: int) -> None:
-        """A partition is gone."""
-        for flight in [f for f in self._players if f.client == client]:
-            del self._players[flight]
+        """A partition is gone; calls that are on their way out still have their answers."""
+        for flight, player in list(self._players.items()):
+            if player.client == client and not player.active:
+                del self._players[flight]
 
     def _complete(self, player: Player) -> None:
         """Bring a slice to its recorded end, and first whatever must have happened before."""
@@ -468,11 +479,13 @@ class Conductor:
         assert self.world is not None
         partition = self.world.partition(player.client)
         memory = None if partition is None else partition.shm.by_cookie.get(cookie)
+        if memory is None or offset + size > memory.size:
+            return
         try:
             image = self._registry.image(player.plan.uuid, size=size)
         except KeyError:
             return
-        if memory is not None and offset + len(image) <= memory.size:
+        if offset + len(image) <= memory.size:
             memory.write(offset, image)
 
     def _play(self, player: Player, *, work: bool, finish: bool) -> None:

@@ -202,11 +202,14 @@ class SecureReplay:
     def _fast(self, step: Step) -> None:
         if step.function == smc.OPTEE_SMC_GET_ASYNC_NOTIF_VALUE:
             self._notify(step)
+        ends = self.facts.virtualization and step.function == smc.OPTEE_SMC_VM_DESTROYED
+        ends = ends and step.client == HYPERVISOR
+        client = low32(step.call.regs[1]) & 0xFFFF
+        if ends:
+            self._conductor.before_end_of(client)
         self._direct[step.call.seq] = self.world.smc(*step.call.regs)
-        if step.function == smc.OPTEE_SMC_VM_DESTROYED and not step.call.regs[7]:
-            client = low32(step.call.regs[1]) & 0xFFFF
-            if low32(self._direct[step.call.seq][0]) == smc.OPTEE_SMC_RETURN_OK:
-                self._conductor.forget(client)
+        if ends and low32(self._direct[step.call.seq][0]) == smc.OPTEE_SMC_RETURN_OK:
+            self._conductor.forget(client)
 
     def _notify(self, step: Step) -> None:
         """Notifications are stimuli: what the recorded answer shows as pending is made pending."""

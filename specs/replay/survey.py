@@ -20,6 +20,11 @@ from specs.replay.records import Call, Event, Meta, Return, TraceError
 
 PAGE: Final = 4096
 DEFAULT_THREADS: Final = 2
+MAX_THREADS: Final = 4096
+DEFAULT_GUESTS: Final = 2
+"""CFG_VIRT_GUEST_COUNT of OP-TEE."""
+
+MAX_GUESTS: Final = 0xFFFF
 DEFAULT_RAM: Final = ((0x4000_0000, 0x4000_0000),)
 MAX_RAM: Final = 64 << 30
 """Bytes; more than any recorded machine, so that a first line cannot ask for endless memory."""
@@ -58,7 +63,8 @@ class Survey:
 
     ``ram``: (base, size) in bytes; ``reserved``: the reserved shared memory, or None.
     ``virtualization``: the hypervisor's calls (VM_CREATED, VM_DESTROYED) and client ids are in the
-    trace; without it a7 means nothing. ``answers``: the first recorded answer of each fast call.
+    trace; without it a7 means nothing. ``answers``: the first recorded answer of each fast
+    call that is not a refusal of an unknown guest, if there is one.
     ``slots``: numbers of the 2 MiB slots of RAM that the trace names, ascending.
     """
 
@@ -152,19 +158,36 @@ def _reserved(
 def _threads(trace: Trace, answers: dict[int, tuple[int, ...]]) -> int:
     answer = answers.get(smc.OPTEE_SMC_GET_THREAD_COUNT)
     if answer is not None and low32(answer[0]) == smc.OPTEE_SMC_RETURN_OK and low32(answer[1]):
+        if low32(answer[1]) > MAX_THREADS:
+            reason = f"GET_THREAD_COUNT answered {low32(answer[1])}, more than {MAX_THREADS}"
+            raise TraceError(trace.path, 0, "regs", reason)
         return low32(answer[1])
-    written = trace.meta.values.get("threads", config(trace.meta, "NUM_THREADS"))
+    if "threads" in trace.meta.values:
+        return _count(trace, "meta.threads", trace.meta.values["threads"], MAX_THREADS)
+    written = config(trace.meta, "NUM_THREADS")
     if written is None:
         return DEFAULT_THREADS
+    return _count(trace, "CFG_NUM_THREADS", written, MAX_THREADS)
+
+
+def _count(trace: Trace, name: str, written: object, most: int) -> int:
     try:
-        threads = int(str(written), 0)
+        count = int(str(written), 0)
     except ValueError:
-        threads = 0
-    if not 1 <= threads <= 0xFFFF:
-        raise TraceError(
-            trace.path, 1, "meta.optee_config", "CFG_NUM_THREADS is not a thread count"
-        )
-    return threads
+        count = 0
+    if not 1 <= count <= most:
+        field, _, _ = name.partition("CFG_")
+        reason = f"{name} is not a count from 1 to {most}"
+        raise TraceError(trace.path, 1, field or "meta.optee_config", reason)
+    return count
+
+
+def guest_count(trace: Trace) -> int:
+    """Guests that the recorded OP-TEE had room for."""
+    written = config(trace.meta, "VIRT_GUEST_COUNT")
+    if written is None:
+        return DEFAULT_GUESTS
+    return _count(trace, "CFG_VIRT_GUEST_COUNT", written, MAX_GUESTS)
 
 
 def _virtualization(meta: Meta, answers: dict[int, tuple[int, ...]], created: bool) -> bool:
@@ -188,6 +211,11 @@ def _collect(event: Event, pages: set[int]) -> None:
         pages.update(page.entries)
 
 
+def _refused(answer: tuple[int, ...] | None) -> bool:
+    """No answer, or that of OP-TEE to a guest that it does not know."""
+    return answer is None or low32(answer[0]) == smc.OPTEE_SMC_RETURN_ENOTAVAIL
+
+
 def survey(trace: Trace) -> Survey:
     """Look through a trace once. Raises :class:`TraceError` if its first line is unusable."""
     answers: dict[int, tuple[int, ...]] = {}
@@ -205,8 +233,8 @@ def survey(trace: Trace) -> Survey:
         answer = trace.answers.get(event.seq)
         if answer is None:
             continue
-        if function >> 31:
-            answers.setdefault(function, answer.regs)
+        if function >> 31 and _refused(answers.get(function)):
+            answers[function] = answer.regs
         if function == smc.OPTEE_SMC_VM_CREATED and low32(answer.regs[0]) == 0:
             created = True
     ram = _ranges(trace)

@@ -64,9 +64,23 @@ def test_threads_from_the_answer_the_first_line_or_two() -> None:
 
 
 @pytest.mark.parametrize("count", ["0", "70000", "x"])
-def test_impossible_thread_counts_are_refused(count: str) -> None:
-    with pytest.raises(TraceError, match="not a thread count"):
+def test_impossible_counts_are_refused(count: str) -> None:
+    with pytest.raises(TraceError, match="CFG_NUM_THREADS is not a count from 1 to 4096"):
         of({"optee_config": f"CFG_NUM_THREADS={count}"})
+    with pytest.raises(TraceError, match=r"meta\.threads is not a count"):
+        of({"threads": count})
+    with pytest.raises(TraceError, match="CFG_VIRT_GUEST_COUNT is not a count"):
+        settings(made({"optee_config": f"CFG_VIRT_GUEST_COUNT={count}"}))
+    with pytest.raises(TraceError, match="answered 4097, more than 4096"):
+        of({}, (smc.OPTEE_SMC_GET_THREAD_COUNT, (0, 4097)))
+
+
+def test_the_answer_to_an_unknown_guest_tells_nothing() -> None:
+    revision = smc.OPTEE_SMC_CALL_GET_OS_REVISION
+    refusal = (revision, (smc.OPTEE_SMC_RETURN_ENOTAVAIL, 0, 0))
+    assert settings(made({}, refusal)).revision == (4, 10)
+    told = settings(made({}, refusal, (revision, (4, 7, 0x1234)), (revision, (4, 8))))
+    assert (told.revision, told.build_id) == ((4, 7), 0x1234)
 
 
 def test_ram_from_the_first_line() -> None:
