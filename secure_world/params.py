@@ -275,15 +275,14 @@ def copy_out(
     One write, from ``ret`` to the last output; the bytes between are those of ``data``, the
     snapshot of the message.
     """
+    items = params.items
     image: list[int | bytes] = [ret, origin]
     for index, start, end in shape.outputs:
-        image.append(data[start:end])
-        item = params.items[index]
+        item = items[index]
         if item.__class__ is Value:
-            image.append(item.a & _M32)
-            image.append(item.b & _M32)
+            image += data[start:end], item.a & _M32, item.b & _M32
         elif item.__class__ is MemoryReference:
-            image.append(item.size & _M64)
+            image += data[start:end], item.size & _M64
     thread.write_arg(RET_OFFSET, shape.image.pack(*image))
 
 

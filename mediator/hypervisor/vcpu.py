@@ -36,6 +36,7 @@ from mediator.hypervisor.services import MASK32
 from mediator.hypervisor.tee import NoTee, Registers
 from mediator.hypervisor.timer import Timer
 from mediator.hypervisor.traps import (
+    PSCI,
     TEE,
     UNDEFINED,
     TrapOutcome,
@@ -112,8 +113,10 @@ class Vcpu:
         "_emit",
         "_gate",
         "_has_hint",
+        "_load",
         "_route",
         "_serve",
+        "_store",
         "_timer",
         "_trap_cost",
         "_vgic",
@@ -139,6 +142,8 @@ class Vcpu:
         self._route = core.dispatcher.route
         self._serve = (NoTee() if tee is None else tee).handle_regs
         self._has_hint = core.dispatcher.has_hint
+        self._load = core.memory.guest_read
+        self._store = core.memory.guest_write
         self._trap_cost = core.costs[TRAP]
         self._access_cost = core.costs[GUEST_ACCESS]
         self._counts = guest.account.counts
@@ -215,7 +220,7 @@ class Vcpu:
         pcpu = self.pcpu
         pcpu.clock += self._access_cost
         self._counts[GUEST_ACCESS] += 1
-        data = self._core.memory.guest_read(self.guest_id, ipa, length)
+        data = self._load(self.guest_id, ipa, length)
         if pcpu.clock >= pcpu.stop_at:
             await _STOP
         return data
@@ -229,7 +234,7 @@ class Vcpu:
         pcpu = self.pcpu
         pcpu.clock += self._access_cost
         self._counts[GUEST_ACCESS] += 1
-        self._core.memory.guest_write(self.guest_id, ipa, data)
+        self._store(self.guest_id, ipa, data)
         if pcpu.clock >= pcpu.stop_at:
             await _STOP
 
@@ -317,13 +322,13 @@ class Vcpu:
             answer = self._route(self.guest_id, self.index, regs, hvc, immediate, aarch32)
             if answer is TEE:
                 served = await self._serve(self.guest_id, self.index, regs)
-                answer = not_supported(regs) if served is None else served
+                answer = served or not_supported(regs)
         except Exception as error:
             # Not the guest's doing: its program must not see it, the caller of run() must.
             await Suspend[None](Fault(error))
             raise
         self.in_trap = False
-        if isinstance(answer, TrapOutcome):
+        if answer is UNDEFINED or answer is PSCI:
             answer = await self._other_outcome(answer, regs, hvc)
         elif emit is not None:
             emit(TrapExit(self.guest_id, self.index, advance_pc(hvc, answer), answer))
