@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from mediator.command import main
+from mediator.command import SUBCOMMANDS, main
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND = "optee-mediator "
-ELSEWHERE = ("make ", "pip ", "python ", ".ci/run", "git ", "cd ")
-"""Commands that other tests and jobs run."""
+ELSEWHERE = ("optee-mediator live", "make ", "pip ", "python ", ".ci/run", "git ", "cd ")
+"""Commands that other tests and jobs run, where they can be run."""
 MAKE = {"make run": "optee-mediator run"}
 NUMBER = re.compile(r"\d[\d.,]*")
 
@@ -42,7 +42,7 @@ def commands() -> Iterator[tuple[str, str, str]]:
 
 
 ALL = tuple(commands())
-OURS = [case for case in ALL if case[1].startswith(COMMAND)]
+OURS = [case for case in ALL if case[1].startswith(COMMAND) and not case[1].startswith(ELSEWHERE)]
 
 
 def form(text: str) -> str:
@@ -57,6 +57,11 @@ def matches(expected: str, actual: str) -> bool:
         for line in expected.splitlines()
     )
     return re.fullmatch(pattern, actual.rstrip() + "\n") is not None
+
+
+def test_every_subcommand_is_in_the_reference() -> None:
+    text = (ROOT / "docs/reference/command.md").read_text("utf-8")
+    assert re.findall(r":prog: optee-mediator (\w+)$", text, re.MULTILINE) == sorted(SUBCOMMANDS)
 
 
 def test_no_command_is_forgotten() -> None:
