@@ -27,11 +27,11 @@ from mediator.hypervisor.machine_events import (
     TrapExit,
     TrapUndefined,
 )
-from mediator.hypervisor.memory import PhysicalMemory
 from mediator.hypervisor.services import NOT_SUPPORTED, ServiceSettings
 from mediator.hypervisor.traps import PSCI, TEE, Dispatcher
 from mediator.hypervisor.traps import UNDEFINED as UNDEFINED_TRAP
 from mediator.live.mailbox import KERNEL_RAM, RAM_BASE
+from mediator.live.memory import LiveMemory
 from mediator.live.monitor import LiveMonitor
 from mediator.live.rng import registry_with_rng
 from mediator.optee.settings import MediatorSettings
@@ -110,7 +110,7 @@ class LivePlatform:
             self.sink = listeners[0] if len(listeners) == 1 else _Fan(listeners)
         sink = self.sink
         pages = (MAX_GUESTS + 1) * SPAN >> _PAGE_SHIFT
-        self.memory = PhysicalMemory(pages, FIRST_PA >> _PAGE_SHIFT)
+        self.memory = LiveMemory(pages, FIRST_PA >> _PAGE_SHIFT)
         self.monitor = LiveMonitor()
         self.bus = SecureBus(self.memory, sink=sink)
         world = attrs.evolve(settings.secure_world, seed=settings.seed ^ settings.secure_world.seed)
@@ -134,6 +134,7 @@ class LivePlatform:
         self.recordings: dict[int, Listener] = {}
         """Who is told of the calls of a guest, and of the answers."""
         self._born = 0
+        self._ranges: dict[int, tuple[int, int]] = {}
 
     def add_guest(self, name: str, ram: memoryview) -> int:
         """A guest whose RAM is ``ram``; its id. :class:`LiveError` if there is no room for it.
@@ -147,9 +148,11 @@ class LivePlatform:
         offset = KERNEL_RAM - RAM_BASE
         pa = FIRST_PA + (guest + 1) * SPAN + offset
         self.memory.attach(pa, ram[offset:])
+        self._ranges[guest] = pa, len(ram) - offset
         self.host.add_guest(guest)
         self.host.populate(guest, KERNEL_RAM, len(ram) - offset >> _PAGE_SHIFT, pa=pa)
         if not self.tee.create_guest(guest).accepted:
+            self.memory.detach(*self._ranges.pop(guest))
             self.host.remove_guest(guest)
             raise LiveError(f"guest {name!r} was refused by the secure world")
         if self.sink is not None:
@@ -166,6 +169,8 @@ class LivePlatform:
         else:
             raise LiveError(f"the mediator does not come to an end with guest {guest}")
         quarantined = self.host.record(guest).quarantined
+        if not quarantined:
+            self.memory.detach(*self._ranges.pop(guest))
         self.host.remove_guest(guest)
         if self.sink is not None:
             self.sink(GuestDestroyed(guest, int(quarantined)))

@@ -21,7 +21,9 @@ EXPECTED = {
 
 
 def test_every_example_is_here() -> None:
-    assert sorted(path.name for path in EXAMPLES.glob("*.py")) == sorted(EXPECTED)
+    # Those with live guests need more than a Python: tests/live runs them.
+    names = [path.name for path in EXAMPLES.glob("*.py") if not path.name.startswith("live_")]
+    assert sorted(names) == sorted(EXPECTED)
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Real kernels. Each test boots; the limit for each is a minute on a busy machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from examples.live_greeting import CLIENT, Greeter
+from mediator.command import main
+from mediator.live import client, run
+from mediator.live.bundle import Bundle
+from mediator.live.image import HVC, NOTIFICATION_INTID
+from mediator.live.initramfs import PROBE, RNG, UNLOAD
+from mediator.live.qemu import POLLING, BoardSettings
+from mediator.live.result import OK
+from mediator.live.service import our_processes
+from mediator.live.trial import Trial
+from specs.replay.mediated import replay_as_mediator
+from specs.replay.reader import load_trace
+
+pytestmark = pytest.mark.timeout(60)
+
+SHORT = (PROBE, RNG, UNLOAD)
+
+
+def test_the_whole_workload_and_its_replay(files: Bundle, cache: Path, tmp_path: Path) -> None:
+    record = tmp_path / "session.jsonl.gz"
+    outcome = run.execute(files, run.RunSettings(record=record), cache=cache)
+    assert outcome.good, outcome
+    (guest,) = outcome.guests
+    states = {check.name: check.state for check in guest.checks}
+    for name in ("probe", "enumeration", "hwrng", "entropy", "supplicant", "unload", "reload"):
+        assert states[name] == OK
+    if client.find_compiler() is not None:
+        assert states["concurrent"] == OK
+    assert outcome.pins == 0
+    replayed = replay_as_mediator(load_trace(record))
+    assert replayed.transparent
+    assert replayed.events > 2 * 40
+    assert our_processes() == []
+
+
+@pytest.mark.parametrize(
+    ("vcpus", "conduit", "bell"), [(2, HVC, "semihosting"), (2, "smc", POLLING)]
+)
+def test_other_ways_to_call(
+    files: Bundle, cache: Path, vcpus: int, conduit: str, bell: str
+) -> None:
+    settings = run.RunSettings(
+        board=BoardSettings(vcpus=vcpus, bell=bell), conduit=conduit, steps=SHORT
+    )
+    outcome = run.execute(files, settings, cache=cache)
+    assert outcome.good, outcome
+    assert outcome.guests[0].forwarded > vcpus  # PSCI_VERSION and more, and CPU_ON
+
+
+def test_a_guest_that_dies_disturbs_nobody(files: Bundle) -> None:
+    with run.Run(files, run.RunSettings(guests=2, steps=SHORT)) as running:
+        first, second = running.start(), running.start()
+        assert running.serve(lambda: first.served > 5)
+        os.kill(first.emulator.pid, signal.SIGKILL)
+        assert running.serve()
+        outcome = running.result()
+    assert first.ended == "emulator ended with -9"
+    assert second.ended == "switched off"
+    assert outcome.guests[1].problems == ()
+    assert outcome.violations == ()
+    assert outcome.pins == 0
+
+
+def test_an_interrupt_reaches_the_guest(files: Bundle) -> None:
+    """The driver takes it and asks GET_ASYNC_NOTIF_VALUE: nothing is pending."""
+    command = "sleep 0.3; while ! grep -q '[1-9] .*optee' /proc/interrupts; do sleep 0.1; done"
+    settings = run.RunSettings(steps=(PROBE,), commands=(command,))
+    with run.Run(files, settings) as running:
+        guest = running.start()
+        assert running.serve(lambda: any("enumeration" in line for line in guest.console.lines))
+        before = guest.served
+        running.platform.host.inject_virq(guest.ident, NOTIFICATION_INTID)
+        assert running.serve()
+        outcome = running.result()
+    assert outcome.good, outcome
+    assert guest.interrupts == 1
+    assert guest.served > before
+
+
+def test_a_kernel_that_breaks_is_noticed(files: Bundle, cache: Path) -> None:
+    settings = run.RunSettings(
+        steps=(PROBE,), commands=("echo c > /proc/sysrq-trigger",), arguments="sysrq_always_enabled"
+    )
+    outcome = run.execute(files, settings, cache=cache)
+    assert not outcome.good
+    assert any("Kernel panic" in alarm for alarm in outcome.guests[0].alarms)
+
+
+def test_nothing_is_left_after_a_kill(cache: Path) -> None:
+    """kill -9 of ours: the kernel ends the emulator."""
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "from mediator.command import main; main()",
+            "live",
+            "--run",
+            "sleep 50",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    children: list[int] = []
+    try:
+        while not children and process.poll() is None:
+            time.sleep(0.1)
+            path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            children = [int(word) for word in path.read_text("ascii").split()]
+            children = [
+                pid
+                for pid in children
+                if "qemu" in _command(pid) and "dumpdtb" not in _command(pid)
+            ]
+    finally:
+        process.kill()
+        process.wait()
+    assert children
+    end = time.monotonic() + 10
+    while any("qemu" in _command(pid) for pid in children):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def test_an_own_client_and_its_application(live_client: Callable[..., Trial]) -> None:
+    trial = live_client(CLIENT, Greeter, arguments="Linux")
+    assert (trial.code, trial.lines) == (0, ("Hello, Linux",))
+    assert trial.result.good
+
+
+def test_the_command_reports_as_json(cache: Path, tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    note.write_text("hello from outside")
+    arguments = [
+        "live",
+        "--json",
+        "--initrd-add",
+        f"{note}:/etc/note",
+        "--run",
+        "grep -q outside /etc/note",
+    ]
+    done = CliRunner().invoke(main, [*arguments, "--run", "false"])
+    assert done.exit_code == 1
+    report = json.loads(done.stdout)
+    assert (report["format"], report["version"]) == ("optee-mediator-live-result", 1)
+    states = {check["name"]: check["state"] for check in report["guests"][0]["checks"]}
+    assert (states["run1"], states["run2"]) == ("ok", "fail")
+    assert states[PROBE] == OK
