@@ -141,6 +141,7 @@ class ReplayedGuest:
         """So many calls from the first on have returned."""
         self._flights: dict[int, _Flight] = {}
         self._sessions: dict[int, int] = {0: 0}
+        """Recorded session ids to this machine's; those of sessions that went astray are missing."""
         for call in session.calls:
             if call.flight >= 0 and call.function != _RETURN_FROM_RPC:
                 following = [c for c in session.calls if c.flight == call.flight]
@@ -299,15 +300,19 @@ class ReplayedGuest:
 
     async def _compare(self, cpu: GuestCpu, call: RecordedCall, flight: _Flight) -> None:
         """The end of a yielding call, which ``call`` had in the recording."""
-        if flight.astray:
-            self.astray += 1
-            return
-        if call.final_message is None or call.answer is None:
+        if call.final_message is None:
             return
         ipa, theirs = call.final_message
-        ours = await cpu.read(ipa, len(theirs))
         command, _, session = struct.unpack_from("<3I", theirs)
-        if command == msg.OPTEE_MSG_CMD_OPEN_SESSION:
+        opens = command == msg.OPTEE_MSG_CMD_OPEN_SESSION
+        if opens:
+            self._sessions.pop(session, None)
+        known = opens or command not in _WITH_SESSION or session in self._sessions
+        if flight.astray or not known:
+            self.astray += 1
+            return
+        ours = await cpu.read(ipa, len(theirs))
+        if opens:
             opened = struct.unpack_from("<3I", ours)[SESSION]
             self._sessions[session] = opened
             theirs = theirs[:8] + struct.pack("<I", opened) + theirs[12:]

@@ -10,9 +10,10 @@ Processes and their tracks:
 * each guest: a track per vCPU with its traps, waits and interrupts; counters of shared and pinned
   pages.
 
-Arrows lead from a TEE thread that asks for an RPC to the trap that brings it to the guest, on to the
-trap that answers it, and back to the thread; and from who raised a virtual interrupt to the vCPU
-that takes it. Times are virtual.
+Arrows lead from a TEE thread that asks for an RPC to the trap that brings it to the guest, from there
+to the trap that answers it, and back to the thread; and from who raised a virtual interrupt to the
+vCPU that takes it. Times are virtual. Those of different pCPUs may be apart by a little; an arrow that
+would go back in time is left out.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ CONTROL: Final = 1000
 MARK: Final = 100
 """ns of the slice that stands for a moment at which an arrow begins."""
 
+NEAR: Final = 10
+"""ns by which an arrow's end may be drawn late so that it does not go back in time."""
+
 TEE_RANGES: Final = (0x32, 0xB2, 0xBF)
 """Top bytes of function ids that go to the mediator."""
 
@@ -62,7 +66,10 @@ class Picture:
         self._threads: dict[tuple[int, int], int] = {}
         self._inside: dict[int, tuple[int, int]] = {}
         """Number of a strand to the (guest, vCPU) whose trap it serves."""
-        self._flows: dict[tuple[str, int, int], int] = {}
+        self._asked: dict[tuple[int, int], int] = {}
+        """(guest, vCPU) to the TEE thread whose RPC its trap brings to the guest."""
+        self._ends: dict[tuple[str, int, int], tuple[Track, int]] = {}
+        """Where arrows are to begin: what they are waiting for, to track and time."""
         self._flow = 0
         self._shared: dict[int, dict[int, int]] = {}
         self._pinned: dict[int, int] = {}
@@ -138,10 +145,25 @@ class Picture:
         tid = self._threads.setdefault(key, len(self._threads) + 1)
         return self._file.track(TEE, tid, f"{self._who(guest)}: thread {thread}")
 
-    def _new_flow(self, *key: str | int) -> int:
-        self._flow += 1
-        self._flows[cast("tuple[str, int, int]", key)] = self._flow
-        return self._flow
+    # --- arrows ----------------------------------------------------------------------------------
+
+    def _leave_from(self, key: tuple[str, int, int], track: Track, time: int) -> None:
+        """An arrow will begin at the slice that is open on ``track``."""
+        self._ends[key] = track, track.touch(time)
+
+    def _arrive(self, key: tuple[str, int, int], track: Track, time: int, kind: str) -> None:
+        """The arrow that waits for ``key``, if there is one, ends at the slice open on ``track``."""
+        begin = self._ends.pop(key, None)
+        if begin is None or not track.open:
+            return
+        at = track.touch(time)
+        if at <= begin[1] < at + NEAR:
+            # Both happened at the same time, and one slice was drawn longer than it is.
+            at = track.touch(begin[1] + 2 * EDGE)
+        if begin[1] < at:
+            self._flow += 1
+            self._file.arrow("s", self._flow, *begin, kind)
+            self._file.arrow("f", self._flow, track, at, kind)
 
     # --- guests ----------------------------------------------------------------------------------
 
@@ -209,9 +231,10 @@ class Picture:
     def _trap_exit(self, time: int, event: Event) -> None:
         guest, vcpu, _, regs = cast("machine_events.TrapExit", event)
         track = self._vcpu(guest, vcpu)
-        flow = self._flows.pop(("out", guest, vcpu), None)
-        if flow is not None:
-            self._file.arrow("t", flow, track, track.inside(time), "rpc")
+        asked = self._asked.pop((guest, vcpu), None)
+        if asked is not None:
+            self._arrive(("request", guest, asked), track, time, "RPC request")
+            self._leave_from(("service", guest, asked), track, time)
         self._file.end(track, "trap", time, args(answer=f"{regs[0]:#x}"))
         self._leave(guest, vcpu, time)
 
@@ -230,18 +253,17 @@ class Picture:
     def _virq_pending(self, time: int, event: Event) -> None:
         guest, vcpu, intid = cast("machine_events.VirqPending", event)
         track = self._here(MACHINE)
-        self._file.moment(track, f"vIRQ {intid} for {self._who(guest)} vCPU {vcpu}", time, MARK)
-        key = ("virq", guest << 16 | vcpu, intid)
-        if vcpu >= 0 and key not in self._flows:
-            self._file.arrow("s", self._new_flow(*key), track, track.last - EDGE, "virq")
+        # Timers expire at their deadlines, which need not be in the order of the pCPUs' clocks.
+        draw = self._file.cell if track.tid == CONTROL else self._file.moment
+        at = draw(track, f"vIRQ {intid} for {self._who(guest)} vCPU {vcpu}", time, MARK)
+        if vcpu >= 0:
+            self._ends["virq", guest << 16 | vcpu, intid] = track, at
 
     def _virq_taken(self, time: int, event: Event) -> None:
         guest, vcpu, intid = cast("machine_events.VirqAcknowledged", event)
         track = self._vcpu(guest, vcpu)
         self._file.begin(track, f"irq {intid}", f"IRQ {intid}", time)
-        flow = self._flows.pop(("virq", guest << 16 | vcpu, intid), None)
-        if flow is not None:
-            self._file.arrow("f", flow, track, track.inside(time), "virq")
+        self._arrive(("virq", guest << 16 | vcpu, intid), track, time, "vIRQ")
 
     def _virq_ended(self, time: int, event: Event) -> None:
         guest, vcpu, intid, _ = cast("machine_events.VirqEnded", event)
@@ -279,19 +301,16 @@ class Picture:
 
     def _rpc_to_guest(self, time: int, event: Event) -> None:
         guest, _, thread, _, _ = cast("events.RpcToGuest", event)
-        flow = self._flows.pop(("rpc", guest, thread), None)
         inside = self._inside.get(self._strand())
-        if flow is not None and inside is not None:
-            self._flows["out", inside[0], inside[1]] = flow
-            self._flows["asked", guest, thread] = flow
+        if inside is not None and ("request", guest, thread) in self._ends:
+            self._asked[inside] = thread
 
     def _rpc_answered(self, time: int, event: Event) -> None:
         guest, _, thread, vcpu = cast("events.RpcAnswered", event)
-        flow = self._flows.pop(("asked", guest, thread), None)
-        if flow is not None:
-            track = self._vcpu(guest, vcpu)
-            self._file.arrow("t", flow, track, track.inside(time), "rpc")
-            self._flows["back", guest, thread] = flow
+        track = self._vcpu(guest, vcpu)
+        if ("service", guest, thread) in self._ends:
+            self._arrive(("service", guest, thread), track, time, "RPC service")
+            self._leave_from(("answer", guest, thread), track, time)
 
     # --- TEE threads -----------------------------------------------------------------------------
 
@@ -304,17 +323,14 @@ class Picture:
         track = self._thread(client, thread)
         kind = rpc_kind(status & RPC_MASK, command)
         if kind != FOREIGN_INTR and track.open:
-            flow = self._new_flow("rpc", client - self._base, thread)
-            self._file.arrow("s", flow, track, track.inside(time), "rpc")
+            self._leave_from(("request", client - self._base, thread), track, time)
         self._file.end(track, "run", time, args(asks=kind))
 
     def _thread_resumed(self, time: int, event: Event) -> None:
         client, thread = cast("tee_events.ThreadResumed", event)
         track = self._thread(client, thread)
         self._file.begin(track, "run", "resumed", time)
-        flow = self._flows.pop(("back", client - self._base, thread), None)
-        if flow is not None:
-            self._file.arrow("f", flow, track, track.inside(time), "rpc")
+        self._arrive(("answer", client - self._base, thread), track, time, "RPC answer")
 
     def _thread_ended(self, time: int, event: Event) -> None:
         client, thread, result = cast("tee_events.ThreadEnded", event)

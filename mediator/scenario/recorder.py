@@ -32,7 +32,7 @@ class Listener(Protocol):
 class Recorder:
     """A sink. Until :meth:`attach` there is no machine and all is at time 0."""
 
-    __slots__ = ("_clock", "_hash", "_table", "counts")
+    __slots__ = ("_clock", "_hash", "_table", "counts", "latest")
 
     def __init__(self, listeners: Iterable[Listener] = ()) -> None:
         self._clock: Callable[[], int] = _beginning
@@ -40,6 +40,8 @@ class Recorder:
         self._table: dict[type, tuple[Handler, ...]] = {}
         self.counts: dict[type, int] = {}
         """Events by class."""
+        self.latest = 0
+        """The latest time of an event, virtual ns."""
         for listener in listeners:
             for kind, handler in listener.handlers().items():
                 self._table[kind] = (*self._table.get(kind, ()), handler)
@@ -52,6 +54,8 @@ class Recorder:
         """Take one event."""
         kind = type(event)
         time = self._clock()
+        if time > self.latest:
+            self.latest = time
         counts = self.counts
         counts[kind] = counts.get(kind, 0) + 1
         # The plain tuple's repr: integers, texts, bytes and tuples of them, the same everywhere.

@@ -128,7 +128,7 @@ class Run:
             watch.finish()
         outcomes = [actor.outcome() for actor in self.actors]
         problems = list(self._problems(end))
-        time = self.machine.now()
+        time = max(self.machine.now(), self.recorder.latest)
         self._switch_off()
         return self._result(end, time, outcomes, problems)
 

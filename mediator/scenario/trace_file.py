@@ -41,10 +41,12 @@ class Track:
         self.open: list[tuple[str, str, int, str]] = []
         self.last = 0
 
-    def inside(self, time: int) -> int:
-        """A time near ``time`` that lies inside the innermost open slice."""
+    def touch(self, time: int) -> int:
+        """A time near ``time`` inside the innermost open slice, which will not end before it."""
         start = self.open[-1][2] if self.open else 0
-        return max(time - EDGE, start + EDGE)
+        at = max(time - EDGE, start + EDGE)
+        self.last = max(self.last, at + EDGE)
+        return at
 
 
 def args(**values: int | str) -> str:
@@ -159,10 +161,23 @@ class TraceFile:
         self._slice(track, name, start, end, ",".join([part for part in (before, more) if part]))
         return key
 
-    def moment(self, track: Track, name: str, time: int, length: int) -> None:
-        """A slice of ``length`` ns up to ``time``, or a little later where the track is in use."""
+    def moment(self, track: Track, name: str, time: int, length: int) -> int:
+        """A slice of ``length`` ns for something that takes no time; a time inside it.
+
+        Ends at ``time``, or a little later where the track is in use.
+        """
         start = max(time - length, track.last, track.open[-1][2] if track.open else 0)
         self._slice(track, name, start, start + length, "")
+        return start + EDGE
+
+    def cell(self, track: Track, name: str, time: int, length: int) -> int:
+        """The same on a track that has nothing else, where times may go back: moments that would
+        overlap lie in the same cell of ``length`` ns, one inside the other."""
+        start = time - time % length
+        last = track.last
+        self._slice(track, name, start, start + length, "")
+        track.last = last
+        return start + EDGE
 
     def _slice(self, track: Track, name: str, start: int, end: int, args: str) -> None:
         track.last = end

@@ -14,7 +14,6 @@ from mediator.scenario.recorder import Event
 from mediator.scenario.result import GuestResult, Result
 from mediator.scenario.run import Run
 from specs.replay.guest import load_session
-from specs.replay.reader import load_trace
 
 DATA = Path(__file__).parent / "data"
 TRACES = Path(__file__).parent.parent / "data" / "traces"
@@ -77,4 +76,18 @@ class Seen:
         self.events.append((time, event))
 
 
-__all__ = ["ALPHA", "DATA", "HEADER", "TRACES", "Seen", "guest", "load_trace", "make", "passes"]
+__all__ = [
+    "ALPHA",
+    "DATA",
+    "HEADER",
+    "TRACES",
+    "Seen",
+    "guest",
+    "make",
+    "parse_scenario",
+    "passes",
+    "problems",
+    "run",
+    "schema",
+    "session",
+]

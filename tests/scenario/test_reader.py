@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from pathlib import Path
 
@@ -278,9 +277,7 @@ WRONG: list[tuple[str, int, str, str]] = [
         "is created at the start",
     ),
     (
-        ALPHA
-        + "later = true\n"
-        + '[[event]]\ndo = "create"\nguest = "alpha"\nat = 1\n' * 2,
+        ALPHA + "later = true\n" + '[[event]]\ndo = "create"\nguest = "alpha"\nat = 1\n' * 2,
         14,
         "event[1].guest",
         "is created by event[0] already",
@@ -395,10 +392,12 @@ PIECES = st.sampled_from([*GOLDEN.read_text("utf-8").splitlines(), *[row[0] for 
 @given(st.lists(PIECES, max_size=12))
 def test_any_mixture_of_lines_is_read_or_refused(lines: list[str]) -> None:
     text = HEADER + "\n".join(lines)
+    found: ScenarioError | None = None
     try:
         parse_scenario(text.encode(), "file.toml")
     except ScenarioError as error:
-        assert 0 <= error.line <= text.count("\n") + 1
+        found = error
+    if found is not None:
+        assert 0 <= found.line <= text.count("\n") + 1
     else:
-        document = json.loads(json.dumps(tomllib.loads(text)))
-        jsonschema.validate(document, declared_schema())
+        jsonschema.validate(tomllib.loads(text), declared_schema())
