@@ -36,7 +36,9 @@ _OVERHEAD: Final = ("trap", "syscall", "page_copy", "page_pin", "world_switch")
 def print_result(console: Console, result: Result, seconds: float, trace: str) -> None:
     """Print everything. ``seconds`` of wall time; ``trace``: where the trace is, or ""."""
     parts: list[RenderableType] = [_heading(result), _guests(result.guests)]
-    parts += [_rpcs(result.guests), _costs(result.guests), _work(result.guests)]
+    if result.totals.rpcs:
+        parts.append(_rpcs(result.guests))
+    parts += [_costs(result.guests), _work(result.guests)]
     if result.story:
         parts.append(_story(result))
     if result.checked:
