@@ -147,9 +147,9 @@ def survives(mutant: Mutant, test: Callable[[], object]) -> bool:
     try:
         with planted(mutant):
             test()
-    except MutantError:
+    except (MutantError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except Exception:
+    except BaseException:  # a test that fails inside pytest.raises raises no Exception
         return False
     return True
 

@@ -140,6 +140,28 @@ class TestNull:
         assert rig.message(RAM, 1)[8:] == (attr, 0, length, 7)
         assert not rig.pinned()
 
+    def test_a_null_answer_to_an_allocation_passes(self, rig: Rig) -> None:
+        """The TEE judges it; the guest is not asked to free what it never had."""
+        rig.put(RAM, msg(1))
+        asked = msg(6, ret=0xFFFF0000, params=[(1, 0, 4096, 8)])
+
+        def ask(rig: Rig, regs: tuple[int, ...]) -> Answer:
+            rig.shadow()[32 : 32 + len(asked)] = asked
+            return (smc.OPTEE_SMC_RETURN_RPC_CMD, 0, 0, 1)
+
+        seen = []
+
+        def script(rig: Rig, regs: tuple[int, ...]) -> Answer:
+            seen.append(struct.unpack_from("<4Q", rig.shadow(), 64))
+            return (0, 0, 0, 0)
+
+        rig.host.script = [ask]
+        rig.call(smc.OPTEE_SMC_CALL_WITH_RPC_ARG, 0, RAM)
+        rig.put(RAM + 32, msg(6, params=[(0x20A, 0, 4096, 7)]))
+        rig.host.script = [script]
+        assert rig.call(smc.OPTEE_SMC_CALL_RETURN_FROM_RPC, 0, 0, 1)[0] == OK
+        assert seen == [(0x20A, 0, 4096, 7)]
+
     @pytest.mark.parametrize("address", [1, 0x10, 0xFFF])
     def test_page_zero_is_a_page(self, rig: Rig, address: int) -> None:
         """The guest has RAM at 0: a buffer there is translated like any other."""
@@ -241,6 +263,15 @@ def test_draining_the_cache_ends() -> None:
         assert (high, low) in cookies
         assert rig.pinned() == 3 - rounds, "unpinned before the guest knows"
     assert rig.info() == (0, 0, 0, 0)
+
+
+def test_a_tee_without_virtualization_is_left_alone(rig: Rig) -> None:
+    """It would give every guest the sessions of all others."""
+    uid = answer(0x384FB3E0, 0xE7F811E3, 0xAF630002, 0xA5D5C51B)
+    rig.host.script = [uid, answer(0, 5), answer(smc.OPTEE_SMC_RETURN_UNKNOWN_FUNCTION)]
+    assert not rig.tee.probe().found
+    rig.host.script = [uid, answer(0, 5), answer(ENOTAVAIL)]
+    assert rig.tee.probe().found
 
 
 def test_a7_is_the_client_id_whatever_the_guest_writes(rig: Rig) -> None:

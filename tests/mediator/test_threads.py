@@ -104,6 +104,8 @@ def test_a_call_whose_request_could_not_be_written_is_not_left_suspended(rig: Ri
     assert rig.call(RETURN, 0, 0, 1)[0] == ERESUME
     assert len(rig.host.sent) == entries
     assert rig.info() == (0, 0, 0, 0)
+    suspend(rig, 1)
+    assert rig.call(RETURN, 0, 0, 1)[0] == 0, "the TEE may use the thread again"
 
 
 def test_an_id_that_the_tee_uses_twice_loses_no_call(rig: Rig) -> None:

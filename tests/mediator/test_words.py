@@ -8,7 +8,7 @@ import pytest
 from mediator.host import PAGE_SIZE
 from mediator.optee.settings import Limits, MediatorSettings
 from smccc.constants import optee_smc as smc
-from tests.mediator.rig import RAM, Answer, Rig, answer, msg
+from tests.mediator.rig import RAM, Answer, Rig, answer, msg, results
 from tests.mediator.test_one_snapshot import EVERY
 from tests.mediator.watching import Journey, tee_sees
 
@@ -29,7 +29,8 @@ def low(frames: list[tuple[object, ...]]) -> list[object]:
     return [(tuple(word & M32 for word in regs), *rest) for regs, *rest in frames]  # type: ignore[attr-defined]
 
 
-def left_overs_of_the_guest_do_not_matter(journey: Journey) -> None:
+@pytest.mark.parametrize("journey", EVERY)
+def test_left_overs_of_the_guest_do_not_matter(journey: Journey) -> None:
     clean, dirty = Rig(), Rig()
     expected, seen = tee_sees(clean), tee_sees(dirty)
     answers: list[tuple[int, ...]] = []
@@ -57,13 +58,15 @@ def left_overs_of_the_guest_do_not_matter(journey: Journey) -> None:
     assert dirty.info() == clean.info()
 
 
-def left_overs_of_the_tee_do_not_matter(journey: Journey, junk: int) -> None:
+@pytest.mark.parametrize("junk", [JUNK, SIGN])
+@pytest.mark.parametrize("journey", EVERY)
+def test_left_overs_of_the_tee_do_not_matter(journey: Journey, junk: int) -> None:
     clean, dirty = Rig(), Rig()
     journey(clean)
     smc_of = dirty.host.smc
 
     def with_junk(*regs: int) -> Answer:
-        a0, a1, a2, a3 = smc_of(*regs)  # type: ignore[call-arg]
+        a0, a1, a2, a3 = smc_of(*regs)
         return a0 | junk, a1 | junk, a2 | junk, a3 | junk
 
     dirty.host.smc = with_junk  # type: ignore[method-assign, assignment]
@@ -73,17 +76,6 @@ def left_overs_of_the_tee_do_not_matter(journey: Journey, junk: int) -> None:
     ]
     assert dirty.info() == clean.info()
     assert dirty.host.pins == clean.host.pins
-
-
-@pytest.mark.parametrize("journey", EVERY)
-def test_left_overs_of_the_guest_do_not_matter(journey: Journey) -> None:
-    left_overs_of_the_guest_do_not_matter(journey)
-
-
-@pytest.mark.parametrize("junk", [JUNK, SIGN])
-@pytest.mark.parametrize("journey", EVERY)
-def test_left_overs_of_the_tee_do_not_matter(journey: Journey, junk: int) -> None:
-    left_overs_of_the_tee_do_not_matter(journey, junk)
 
 
 @pytest.mark.parametrize("minus_one", [M32, M32 | SIGN])
@@ -125,7 +117,7 @@ def with_high_memory() -> Rig:
 def test_a_message_above_4_gib() -> None:
     rig = with_high_memory()
     rig.put(HIGH, msg(1, params=[(3, 1, 2, 3)]))
-    rig.host.script = [lambda rig, regs: (rig.shadow().__setitem__(20, 7) or 0, 0, 0, 0)]  # type: ignore[func-returns-value]
+    rig.host.script = [results(7)]
     assert rig.call(RPC_ARG, 1, 0x2345_6000)[0] == 0
     assert rig.message(HIGH, 1)[5] == 7
     a0, a1, a2 = rig.host.sent[-1][:3]

@@ -93,7 +93,7 @@ def tee_sees(rig: Rig) -> list[tuple[object, ...]]:
     def watched(*regs: int) -> Answer:
         pages = {pa: bytes(shadow.mem) for pa, shadow in rig.host.shadows.items()}
         seen.append((regs, pages, dict(rig.host.pins)))
-        return smc(*regs)  # type: ignore[call-arg]
+        return smc(*regs)
 
     rig.host.smc = watched  # type: ignore[method-assign, assignment]
     return seen

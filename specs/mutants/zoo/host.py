@@ -28,7 +28,10 @@ FRAMES = (
         story="Frees a page that its guest has given up when the first of its references goes.",
         bug_class=21,
         breaks=("register.stage2-change", "I2"),
-        plant=edits((f"{_FRAMES}.reap", "not word & ZOMBIE or word & HELD", "not word & ZOMBIE")),
+        plant=edits(
+            (f"{_FRAMES}.reap", "not word & ZOMBIE or word & HELD", "not word & ZOMBIE"),
+            (f"{_HOST}._unpin_few", "& (ZOMBIE | HELD) == ZOMBIE", "& ZOMBIE"),
+        ),
     ),
     Mutant(
         id="host.zombie-is-never-freed",

@@ -73,27 +73,30 @@ MUTANTS = (
         ),
     ),
     Mutant(
-        id="secure.threads-outlive-their-partition",
-        story="Forgets the threads of a partition that goes: one that was waiting is resumed by the"
-        " next guest of that id.",
+        id="secure.last-words",
+        story="Unwinds the threads of a partition that goes while its memory is still mapped: what"
+        " their clean-up writes lands in pages that are somebody else's by then.",
         bug_class=17,
-        breaks=("life.destroyed-empty", "I2", "I5"),
+        breaks=("life.destroyed-empty", "I2"),
+        plant=edits((f"{_PARTITION}.destroy", "self.bus = _DEAD_BUS", "pass")),
+    ),
+    Mutant(
+        id="secure.partition-found-after-its-end",
+        story="Answers VM_DESTROYED and leaves the partition in the table for the next guest of"
+        " that id: its sessions and threads are there.",
+        bug_class=17,
+        breaks=("life.destroyed-empty", "life.id-reuse", "I5"),
         plant=edits(
             (
                 f"{_WORLD}._vm_created",
-                "partition.older = self._partitions.get(client)",
-                "partition.older = self._partitions.get(client)\n"
-                "    late = self._mutexes.pop('', None) or ()\n"
-                "    for thread, kept in zip(partition.threads, late, strict=False):\n"
-                "        thread.coroutine, thread.state = kept",
+                "partition = Partition(self, client, self._births)",
+                "partition = self._partitions.get(-client) or"
+                " Partition(self, client, self._births)",
             ),
             (
-                f"{_PARTITION}.destroy",
-                "suspended = 0",
-                "suspended = 0\n"
-                "    self.world._mutexes[''] = [(t.coroutine, t.state) for t in self.threads]\n"
-                "    for thread in self.threads:\n"
-                "        thread.coroutine = None",
+                f"{_WORLD}._vm_destroyed",
+                "partition.destroy()",
+                "self._partitions[-client] = partition",
             ),
         ),
     ),
@@ -241,12 +244,18 @@ MUTANTS = (
         ),
     ),
     Mutant(
-        id="secure.done-not-looked-at",
-        story="Waits for the notification itself and not for what it announces: a waiter that comes"
-        " back early has the lock together with its owner.",
+        id="secure.woken-is-owner",
+        story="Takes a lock when it is woken without looking whether somebody else was quicker: two"
+        " threads have it, and the release of one wakes nobody.",
         bug_class=22,
         breaks=("notif.not-lost", "I8"),
-        plant=edits((f"{_QUEUE}.wait", "while not waiter.done:", "for _ in (0,):")),
+        plant=edits(
+            (
+                "secure_world.waiting:TeeMutex.acquire",
+                "while self.owner is not None:",
+                "if self.owner is not None:",
+            )
+        ),
     ),
     Mutant(
         id="secure.wake-without-a-word",
