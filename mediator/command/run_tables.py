@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+import attrs
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +22,12 @@ from mediator.scenario.workloads.task import DONE, SKIPPED
 
 PLAIN_WIDTH: Final = 118
 """Columns where there is no terminal to ask: what the tables need."""
+
+WIDE: Final = 112
+"""Columns from which on the tables have all of their columns."""
+
+FOLD: Final = 9
+"""Characters of a column title beyond which it takes two lines where there is little room."""
 
 MAX_PROBLEMS: Final = 30
 """Problems that are shown; the JSON report has them all."""
@@ -35,14 +42,15 @@ _OVERHEAD: Final = ("trap", "syscall", "page_copy", "page_pin", "world_switch")
 
 def print_result(console: Console, result: Result, seconds: float, trace: str) -> None:
     """Print everything. ``seconds`` of wall time; ``trace``: where the trace is, or ""."""
-    parts: list[RenderableType] = [_heading(result), _guests(result.guests)]
+    wide = console.width >= WIDE
+    parts: list[RenderableType] = [_heading(result), _guests(result.guests, wide)]
     if result.totals.rpcs:
-        parts.append(_rpcs(result.guests))
-    parts += [_costs(result.guests), _work(result.guests)]
+        parts.append(_rpcs(result.guests, wide))
+    parts += [_costs(result.guests, wide), _work(result.guests)]
     if result.story:
         parts.append(_story(result))
     if result.checked:
-        parts.append(_invariants(result))
+        parts.append(_invariants(result, wide))
     parts += [_totals(result, seconds, trace), _verdict(result)]
     for part in parts:
         console.print(part)
@@ -77,32 +85,66 @@ def _heading(result: Result) -> RenderableType:
     return Group(*lines)
 
 
-def _table(title: str, columns: Sequence[str], left: int = 1) -> Table:
-    """A table whose first ``left`` columns are text and the others numbers."""
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
+@attrs.frozen
+class _Column:
+    """A column. ``text``: to the left; ``wide``: only where there is room; ``wrap``: it may wrap."""
+
+    name: str
+    text: bool = False
+    wide: bool = False
+    wrap: bool = False
+
+
+class _Table:
+    """A table in the making. Without room (``wide`` false) its wide columns are left out."""
+
+    def __init__(self, title: str, columns: Sequence[_Column], wide: bool = True) -> None:
+        self._shown = [wide or not column.wide for column in columns]
+        self.table = Table(
+            title=title,
+            title_justify="left",
+            title_style="bold",
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            pad_edge=False,
+            padding=(0, 1, 0, 0),
+        )
+        for column, shown in zip(columns, self._shown, strict=True):
+            if shown:
+                justify: JustifyMethod = "left" if column.text else "right"
+                self.table.add_column(column.name, justify=justify, no_wrap=not column.wrap)
+
+    def row(self, *cells: str | Text) -> None:
+        """Add a row; text is shown as it is, escaped."""
+        shown = [cell for cell, kept in zip(cells, self._shown, strict=True) if kept]
+        self.table.add_row(*[Text(_safe(c)) if isinstance(c, str) else c for c in shown])
+
+
+def _guests(guests: Iterable[GuestResult], wide: bool) -> Table:
+    columns = (
+        _Column("id", text=True, wide=True),
+        _Column("guest", text=True, wrap=not wide),
+        _Column("kernel", text=True),
+        _Column("calls by", text=True),
+        _Column("vCPU", wide=True),
+        _Column("RAM", wide=True),
+        _Column("calls"),
+        _Column("SMCs"),
+        _Column("RPCs"),
+        _Column("sessions", wide=True),
+        _Column("shared"),
+        _Column("lived"),
+        _Column("outcome"),
     )
-    for index, name in enumerate(columns):
-        table.add_column(name, justify="left" if index < left else "right", no_wrap=True)
-    return table
-
-
-def _guests(guests: Iterable[GuestResult]) -> Table:
-    columns = ("id", "guest", "kernel", "calls by", "vCPU", "RAM", "calls", "SMCs", "RPCs")
-    table = _table("Guests", (*columns, "sessions", "shared", "lived", "outcome"), 4)
+    made = _Table("Guests", columns, wide)
     for guest in guests:
-        table.add_row(
+        style = guest.style or "any"
+        made.row(
             str(guest.id) if guest.id >= 0 else "-",
-            Text(_safe(guest.name)),
+            guest.name,
             guest.kernel,
-            f"{guest.style or 'any'}, {guest.conduit}",
+            f"{style}, {guest.conduit}" if wide else style,
             str(guest.vcpus),
             _bytes(guest.ram),
             f"{guest.calls:,}",
@@ -113,43 +155,50 @@ def _guests(guests: Iterable[GuestResult]) -> Table:
             _ms(guest.ended - guest.created),
             Text(guest.outcome, _GOOD if guest.outcome == model.DONE else "yellow"),
         )
-    table.caption = (
+    made.table.caption = (
         "calls: yielding calls; SMCs: all, with resumptions; shared: most pages at one time"
     )
-    return table
+    return made.table
 
 
-def _rpcs(guests: Sequence[GuestResult]) -> Table:
+def _rpcs(guests: Sequence[GuestResult], wide: bool) -> Table:
     kinds = sorted({kind for guest in guests for kind in guest.rpcs})
-    table = _table("RPCs: what the TEE asked of its guests", ("guest", *[k.lower() for k in kinds]))
+    titles = [kind.lower() if wide else _folded(kind.lower()) for kind in kinds]
+    columns = [_Column("guest", text=True), *[_Column(title) for title in titles]]
+    made = _Table("RPCs: what the TEE asked of its guests", columns)
     for guest in guests:
         if guest.rpcs:
-            counts = [f"{guest.rpcs[kind]:,}" if kind in guest.rpcs else "·" for kind in kinds]
-            table.add_row(Text(_safe(guest.name)), *counts)
-    return table
+            made.row(guest.name, *[_or_dot(guest.rpcs.get(kind, 0)) for kind in kinds])
+    return made.table
 
 
-def _costs(guests: Iterable[GuestResult]) -> Table:
-    table = _table(
-        "What it cost the host",
-        (
-            "guest",
-            "traps",
-            "TEE entries",
-            "syscalls",
-            "per call",
-            "page copies",
-            "pins + unpins",
-            "vIRQs",
-            "mediation",
-            "in the TEE",
-        ),
+def _folded(name: str) -> str:
+    """The name of an RPC in two lines."""
+    first, _, rest = name.partition("_")
+    if not rest and len(first) > FOLD:
+        return f"{first[: FOLD - 1]}-\n{first[FOLD - 1 :]}"
+    return f"{first}\n{rest}" if rest else first
+
+
+def _costs(guests: Iterable[GuestResult], wide: bool) -> Table:
+    columns = (
+        _Column("guest", text=True),
+        _Column("traps", wide=True),
+        _Column("TEE entries"),
+        _Column("syscalls"),
+        _Column("per call"),
+        _Column("page copies", wide=True),
+        _Column("pins + unpins"),
+        _Column("vIRQs", wide=True),
+        _Column("mediation"),
+        _Column("in the TEE"),
     )
+    made = _Table("What it cost the host", columns, wide)
     for guest in guests:
         used, spent = guest.operations, guest.spent
         syscalls = used.get("syscall", 0)
-        table.add_row(
-            Text(_safe(guest.name)),
+        made.row(
+            guest.name,
             f"{used.get('trap', 0):,}",
             f"{used.get('world_switch', 0):,}",
             f"{syscalls:,}",
@@ -160,25 +209,26 @@ def _costs(guests: Iterable[GuestResult]) -> Table:
             _ms(sum(spent.get(kind, 0) for kind in _OVERHEAD)),
             _ms(spent.get("secure_world", 0)),
         )
-    table.caption = (
+    made.table.caption = (
         "syscalls: host services that the mediator used; mediation: time of all but the TEE"
     )
-    return table
+    return made.table
 
 
 def _work(guests: Iterable[GuestResult]) -> Table:
-    table = _table("What the guests did, and checked themselves", ("guest", "program", "result"), 3)
-    table.columns[-1].no_wrap = False
+    columns = [_Column(name, text=True) for name in ("guest", "program")]
+    columns.append(_Column("result", text=True, wrap=True))
+    made = _Table("What the guests did, and checked themselves", columns)
     for guest in guests:
-        name = _safe(guest.name)
+        name = guest.name
         for program, text, good in _programs(guest):
-            table.add_row(Text(name), Text(program), Text(text, "" if good else _BAD))
+            made.row(name, program, Text(_safe(text), "" if good else _BAD))
             name = ""
         found = sum(guest.findings.values())
         if found:
             text = f"{found}, the first: {guest.finding_texts[0]}"
-            table.add_row(Text(name), "findings", Text(_safe(text), "yellow"))
-    return table
+            made.row(name, "findings", Text(_safe(text), "yellow"))
+    return made.table
 
 
 def _programs(guest: GuestResult) -> Iterable[tuple[str, str, bool]]:
@@ -199,10 +249,10 @@ def _programs(guest: GuestResult) -> Iterable[tuple[str, str, bool]]:
         name = run if len(group) == 1 else f"{run} in {len(group)} threads"
         failed = [w.problem for w in group if w.state not in (DONE, SKIPPED) and w.problem]
         if failed:
-            yield name, _safe(failed[0]), False
+            yield name, failed[0], False
             continue
         if group[0].state == SKIPPED:
-            yield name, _safe(f"skipped: {group[0].problem}"), True
+            yield name, f"skipped: {group[0].problem}", True
             continue
         rounds, checks = sum(w.rounds for w in group), sum(w.checks for w in group)
         text = f"{_count(rounds, 'round')}, {_count(checks, 'check')} passed"
@@ -215,27 +265,27 @@ def _programs(guest: GuestResult) -> Iterable[tuple[str, str, bool]]:
 
 
 def _story(result: Result) -> Table:
-    table = _table("What happened to them", ("at", "event"), 2)
-    table.columns[0].justify = "right"
-    table.columns[1].no_wrap = False
+    columns = (_Column("at"), _Column("event", text=True, wrap=True))
+    made = _Table("What happened to them", columns)
     for time, text in result.story:
-        table.add_row(_ms(time), Text(_safe(text)))
-    return table
+        made.row(_ms(time), text)
+    return made.table
 
 
-def _invariants(result: Result) -> Table:
-    table = _table("Invariants", ("", "meaning", "looked at", "", "violations"), 2)
-    table.columns[3].justify = "left"
+def _invariants(result: Result, wide: bool) -> Table:
+    columns = (
+        _Column("", text=True),
+        _Column("meaning", text=True, wrap=True),
+        _Column("looked at"),
+        _Column("", text=True, wide=True),
+        _Column("violations"),
+    )
+    made = _Table("Invariants", columns, wide)
     for one in result.invariants:
         number = len(one.violations)
-        table.add_row(
-            one.id,
-            one.meaning,
-            f"{one.looked_at:,}",
-            one.what,
-            Text(str(number), _BAD if number else _GOOD),
-        )
-    return table
+        violations = Text(str(number), _BAD if number else _GOOD)
+        made.row(one.id, one.meaning, f"{one.looked_at:,}", one.what, violations)
+    return made.table
 
 
 def _totals(result: Result, seconds: float, trace: str) -> RenderableType:
@@ -295,6 +345,10 @@ def _lines(text: str) -> list[str]:
 
 def _count(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def _or_dot(number: int) -> str:
+    return f"{number:,}" if number else "·"
 
 
 def _ms(ns: int) -> str:
