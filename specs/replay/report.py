@@ -8,7 +8,7 @@ from typing import Final
 
 from specs.replay.compare import Difference
 from specs.replay.records import TraceError
-from specs.replay.result import MediatorResult, SecureResult
+from specs.replay.result import MAX_DIFFERENCES, MediatorResult, SecureResult
 from specs.replay.rules import NOT_COMPARED, RULES
 from specs.replay.selfcheck import SelfCheck
 
@@ -54,7 +54,8 @@ def _counts(counts: dict[str, int]) -> str:
 def _differences(found: Sequence[Difference], events: int, show: int) -> list[str]:
     if not found:
         return []
-    lines = [f"  {len(found)} differences in {events} events:"]
+    few = "" if len(found) < MAX_DIFFERENCES else "at least "
+    lines = [f"  {few}{len(found)} differences in {events} events:"]
     lines += [f"    {printable(str(difference))}" for difference in found[:show]]
     if len(found) > show:
         lines.append(f"    ... {len(found) - show} more (--show, or --json for all)")

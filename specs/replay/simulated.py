@@ -42,7 +42,7 @@ from specs.replay.records import (
     Return,
     SecureInterrupt,
 )
-from specs.replay.result import SecureClass, SecureResult
+from specs.replay.result import MAX_DIFFERENCES, SecureClass, SecureResult
 from specs.replay.standin import stand_in
 from specs.replay.survey import HYPERVISOR, survey
 
@@ -364,7 +364,8 @@ class SecureReplay:
             self._plant(self, step, found)
         if differing:
             row.different += 1
-            self._differences += differing
+            if len(self._differences) < MAX_DIFFERENCES:
+                self._differences += differing
         elif apart:
             row.apart += 1
             self._apart[apart] = self._apart.get(apart, 0) + 1
