@@ -298,6 +298,11 @@ def _totals(result: Result, seconds: float, trace: str) -> RenderableType:
         f"{totals.events:,} events",
     )
     table.add_row(
+        "Mediator",
+        f"{_count(totals.findings, 'finding')}, {_count(totals.preempted_teardowns, 'teardown')} "
+        "preempted",
+    )
+    table.add_row(
         "OP-TEE",
         f"{_count(totals.ta_panics, 'TA panic')}, {_count(totals.thread_limits, 'call')} told to wait "
         f"for a thread, {_count(totals.bus_breaches, 'bus breach', 'bus breaches')}",

@@ -174,6 +174,7 @@ class Totals:
     thread_limits: int
     bus_breaches: int
     preempted_teardowns: int
+    findings: int
     pins: int
     shadow_pages: int
     shadow_cache: int

@@ -328,6 +328,7 @@ class Run:
             thread_limits=tally.thread_limits,
             bus_breaches=tally.breaches,
             preempted_teardowns=tally.preempted_teardowns,
+            findings=sum(sum(guest.findings.values()) for guest in tally.guests),
             pins=sum(host.pinned(guest.id) for guest in tally.guests),
             shadow_pages=host.shadows.in_use,
             shadow_cache=self.scenario.mediator.shadow_cache,

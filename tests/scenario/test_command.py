@@ -10,13 +10,13 @@ from typing import Any
 
 import jsonschema
 import pytest
+import structlog
 from click.testing import CliRunner, Result
 
-from mediator.command import main
+from mediator.command import main, versions
 from mediator.command import run as command
 from mediator.scenario import report as reports
 from mediator.scenario.run import Run
-from specs import versions
 from tests.scenario.support import ALPHA, HEADER, TRACES, schema
 from tests.scenario.trace_check import load
 
@@ -144,7 +144,7 @@ def test_json_is_the_report_and_nothing_else(tmp_path: Path) -> None:
     trace = tmp_path / "t.json"
     document = report(file, "--trace", trace, "--seed", "9")
     assert document["format"] == reports.FORMAT
-    assert document["version"] == reports.VERSION == versions.FORMATS["run-report"]
+    assert document["version"] == reports.VERSION == versions.FORMATS[reports.FORMAT]
     assert (document["ok"], document["seed"]) == (True, 9)
     assert document["trace"] == str(trace)
     assert load(trace).processes[10] == "guest 1: alpha"
@@ -253,6 +253,7 @@ def test_verbose_logs_to_standard_error_only(tmp_path: Path) -> None:
     result = call(file, "-v", "--json")
     jsonschema.validate(json.loads(result.stdout), schema("report"))
     assert "GuestBooted" in result.stderr
+    assert not structlog.is_configured()
     assert "ClientCall" not in result.stderr
     assert "ClientCall" in call(file, "-vv").stderr
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mediator.command import versions
 from mediator.hypervisor.scheduler import Mode
 from mediator.optee.settings import MediatorSettings
 from mediator.scenario import model
@@ -27,7 +28,6 @@ from mediator.scenario.reader import (
 )
 from smccc.constants import optee_smc as smc
 from smccc.constants import tee
-from specs import versions
 from tests.scenario.support import ALPHA, DATA, HEADER, schema
 
 GOLDEN = DATA / "scenario-v1.toml"
@@ -131,7 +131,7 @@ def test_the_schema_in_the_wheel_is_the_declared_one() -> None:
 
 
 def test_versions_are_listed() -> None:
-    assert versions.FORMATS["scenario"] == model.VERSION
+    assert versions.FORMATS[model.FORMAT] == model.VERSION
 
 
 @pytest.mark.parametrize("name", ["golden", *builtin_names()])
