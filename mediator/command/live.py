@@ -17,6 +17,7 @@ from rich.table import Table
 
 from mediator.live import bundle, client, doctor, run
 from mediator.live import fetch as fetching
+from mediator.live.faults import KINDS, parse_fault
 from mediator.live.guest import LiveGuest
 from mediator.live.image import CONDUITS, SMC, ImageError
 from mediator.live.initramfs import BENCH, CLIENT, PROBE, RNG, STEPS, SUPPLICANT, InitramfsError
@@ -45,6 +46,7 @@ Examples:
   optee-mediator live --record session.jsonl.gz && optee-mediator replay session.jsonl.gz
   optee-mediator live --initrd-add ./xtest:/bin/xtest --run 'xtest 1001'
   optee-mediator live --run 'dmesg | grep optee' --show-console
+  optee-mediator live --fault no-pin@60 --seconds 20
 
 \b
 Exit codes: 0 all well, 1 a check failed, a kernel complained or an invariant was violated,
@@ -125,6 +127,14 @@ def _cache_option(function: click.decorators.FC) -> click.decorators.FC:
     help="Record for 'replay' (JSON lines, gzip if it ends in .gz); one file for each guest.",
 )
 @click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    metavar="KIND@N",
+    help="Let something go wrong at call N of the first guest, and say whether its driver survives; "
+    "may be repeated.  Kinds: " + ", ".join(KINDS),
+)
+@click.option(
     "--seconds",
     type=click.FloatRange(1.0),
     default=run.DEFAULT_SECONDS,
@@ -151,6 +161,7 @@ def live(
     additions: tuple[str, ...],
     kernel: Path | None,
     record: Path | None,
+    faults: tuple[str, ...],
     seconds: float,
     show_console: bool,
     as_json: bool,
@@ -188,6 +199,7 @@ def live(
             files=dict(map(_addition, additions)),
             seconds=seconds,
             record=record,
+            faults=tuple(map(parse_fault, faults)),
             kernel=None if kernel is None else kernel.read_bytes(),
         )
         progress = _Progress(show_console)
@@ -213,6 +225,7 @@ _PROBLEMS: Final = (
     LiveError,
     QemuError,
     OSError,
+    ValueError,
 )
 
 
@@ -289,6 +302,8 @@ def _show(outcome: Result, complete: bool) -> None:
     for guest in outcome.guests:
         for problem in guest.problems:
             console.print(f"[red]{guest.name}: {escape(_printable(problem))}[/]")
+    if outcome.faults:
+        console.print(f"{', '.join(outcome.faults)}: {outcome.verdict}")
     for violation in outcome.violations:
         console.print(f"[red]{escape(violation)}[/]")
 

@@ -55,11 +55,15 @@ class Mailbox:
         return self.words[_STATE]
 
     def prepare(self, entry: int, context: int, *, rings: bool) -> None:
-        """Where the vCPU starts in the guest, and x0 there. ``rings``: it has a bell."""
-        self.words[_ENTRY] = entry
-        self.words[_CONTEXT] = context
+        """Before the emulator starts: where the vCPU starts. ``rings``: it has a bell."""
+        self.start_at(entry, context)
         self.words[_BELL] = 0 if rings else 1
         self.words[_STATE] = RUNNING
+
+    def start_at(self, entry: int, context: int) -> None:
+        """Where the vCPU starts in the guest, and x0 there. No effect on one that runs already."""
+        self.words[_ENTRY] = entry
+        self.words[_CONTEXT] = context
 
     def call(self) -> tuple[int, tuple[int, ...]]:
         """ESR_EL2 and x0..x7 of the waiting call."""

@@ -35,13 +35,13 @@ from mediator.live.memory import LiveMemory
 from mediator.live.monitor import LiveMonitor
 from mediator.live.rng import registry_with_rng
 from mediator.optee.settings import MediatorSettings
+from secure_world.fault import Fault
 from secure_world.settings import SecureWorldSettings
 from secure_world.ta import TaRegistry
 from secure_world.world import SecureWorld
 
 Sink = Callable[[tuple[object, ...]], None]
 Registers8 = tuple[int, int, int, int, int, int, int, int]
-SecureCall = Callable[[int, int, int, int, int, int, int, int], tuple[int, int, int, int]]
 
 _PAGE_SHIFT: Final = 12
 SPAN: Final = 4 << 30
@@ -88,8 +88,7 @@ FORWARD: Final = Forward()
 class LivePlatform:
     """Memory, secure world and mediator of all live guests of this process.
 
-    ``sinks`` get every event of all parts. ``wrap``: puts something (a recorder, a liar) between
-    mediator and secure world. ``inject``: ``(guest, intid)``, the way into a guest.
+    ``sinks`` get every event of all parts. ``fault``: a liar in the secure world. ``inject``: ``(guest, intid)``, the way into a guest.
     """
 
     def __init__(
@@ -98,7 +97,7 @@ class LivePlatform:
         *,
         sinks: Iterable[Sink] = (),
         registry: TaRegistry | None = None,
-        wrap: Callable[[SecureCall], SecureCall] | None = None,
+        fault: Fault | None = None,
         inject: Callable[[int, int], None] | None = None,
         log: Callable[[int, str], None] | None = None,
     ) -> None:
@@ -115,10 +114,12 @@ class LivePlatform:
         self.bus = SecureBus(self.memory, sink=sink)
         world = attrs.evolve(settings.secure_world, seed=settings.seed ^ settings.secure_world.seed)
         self.registry = registry if registry is not None else registry_with_rng()
-        self.secure_world = SecureWorld(self.bus, world, self.monitor, sink, registry=self.registry)
+        self.secure_world = SecureWorld(
+            self.bus, world, self.monitor, sink, registry=self.registry, fault=fault
+        )
         self.host = ReferenceHost(
             self.memory,
-            secure_smc=self.secure_world.smc if wrap is None else wrap(self.secure_world.smc),
+            secure_smc=self.secure_world.smc,
             inject_virq=inject,
             now=self.monitor.now,
             log=log,

@@ -16,7 +16,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -108,13 +107,15 @@ def device_tree(board: BoardSettings) -> bytes:
         return path.read_bytes()
 
 
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def _die_with_parent() -> None:
     """Between fork and exec: the kernel kills the emulator when the thread that started it ends."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     os.setpgid(0, 0)
-
-
-_LIBC: Final = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else ctypes.CDLL(None)
 
 
 class Memory:
@@ -169,6 +170,7 @@ class Emulator:
             inherited.append(bell.fileno())
             arguments += ["-chardev", f"socket,id=bell,fd={bell.fileno()}"]
             arguments += ["-semihosting-config", "enable=on,target=native,chardev=bell"]
+        _libc()  # loaded before the fork: nothing but calls happens in the child
         try:
             self.process = subprocess.Popen(
                 arguments,

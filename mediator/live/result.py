@@ -14,6 +14,16 @@ from mediator.live.initramfs import MARK
 
 OK, FAIL, SKIP, INFO = "ok", "fail", "skip", "info"
 _STATES: Final = (OK, FAIL, SKIP, INFO)
+SURVIVED, HUNG, BROKE, KILLED, MISSED = (
+    "the driver survived",
+    "the guest hung",
+    "the kernel complained",
+    "the guest was killed",
+    "the call was never made",
+)
+"""Verdicts about a guest that faults were planned for."""
+SURVIVORS: Final = (SURVIVED, KILLED)
+"""Those that are no finding."""
 FORMAT: Final = "optee-mediator-live-result"
 VERSION: Final = 1
 
@@ -57,7 +67,10 @@ class GuestResult:
 
 @attrs.frozen(kw_only=True)
 class Result:
-    """The whole run. Times of our part of a call are in microseconds."""
+    """The whole run. Times of our part of a call are in microseconds.
+
+    ``faults`` were planned for the first guest; ``verdict`` says what became of it.
+    """
 
     guests: tuple[GuestResult, ...]
     release: str
@@ -70,11 +83,19 @@ class Result:
     slowest: float
     violations: tuple[str, ...]
     pins: int
+    faults: tuple[str, ...] = ()
+    verdict: str = ""
 
     @property
     def good(self) -> bool:
         """No failed check, no alarm of a kernel, no violated invariant."""
-        return not self.violations and not any(guest.problems for guest in self.guests)
+        if self.violations:
+            return False
+        if self.faults:
+            # The first guest is the victim: failed checks are what it is for, its end is not.
+            well = self.verdict in SURVIVORS
+            return well and not any(guest.problems for guest in self.guests[1:])
+        return not any(guest.problems for guest in self.guests)
 
     def as_json(self) -> dict[str, object]:
         """Plain data, with the format's name and version first."""

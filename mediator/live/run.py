@@ -12,6 +12,7 @@ import attrs
 
 from mediator.live import client, initramfs, result
 from mediator.live.bundle import KERNEL, Bundle
+from mediator.live.faults import PlannedFault, Saboteur, verdict
 from mediator.live.guest import LineSink, LiveGuest
 from mediator.live.image import SMC, Software
 from mediator.live.initramfs import Contents
@@ -45,6 +46,7 @@ class RunSettings:
     seconds: float = DEFAULT_SECONDS
     record: Path | None = None
     kernel: bytes | None = attrs.field(default=None, repr=False)
+    faults: tuple[PlannedFault, ...] = ()
 
 
 class Run:
@@ -65,10 +67,18 @@ class Run:
     ) -> None:
         self.settings = settings
         self.files = files
+        self.saboteur = Saboteur(settings.faults) if settings.faults else None
         self.platform = LivePlatform(
-            settings.platform, sinks=sinks, registry=registry, inject=self._inject
+            settings.platform,
+            sinks=sinks,
+            registry=registry,
+            inject=self._inject,
+            fault=self.saboteur,
         )
         self.service = Service(self.platform, lines=lines)
+        if self.saboteur is not None:
+            self.platform.host.faults = self.saboteur.plan
+            self.service.before = self.saboteur.before
         self.service.times = []
         contents = Contents(
             steps=settings.steps,
@@ -89,6 +99,8 @@ class Run:
         self._ended: dict[int, float] = {}
 
     def _inject(self, ident: int, intid: int) -> None:
+        if self.saboteur is not None and not self.saboteur.interrupts:
+            return
         for guest in self.service.guests:
             if guest.ident == ident and guest.ended is None:
                 guest.raise_interrupt(intid)
@@ -160,6 +172,8 @@ class Run:
             median=median,
             slowest=slowest,
             violations=violations,
+            faults=tuple(map(str, self.settings.faults)),
+            verdict="" if self.saboteur is None else verdict(guests[0], self.saboteur),
             pins=sum(self.platform.host.pinned(guest.ident) for guest in self.service.guests),
         )
 

@@ -51,6 +51,8 @@ class Service:
         self.platform = platform
         self.guests: list[LiveGuest] = []
         self.lines = lines
+        self.before: Callable[[LiveGuest], bool] | None = None
+        """Asked before a call of a guest is served; ``True`` kills the guest instead."""
         self.times: list[int] | None = None
         """ns of our part of each call, if somebody wants them."""
         self._selector = selectors.DefaultSelector()
@@ -201,6 +203,8 @@ class Service:
             state = box.state
             if state == REQUEST:
                 self._serve(guest, index, box)
+                if guest.ended is not None:
+                    return
             elif state == FAULT:
                 self.stop(guest, "the stub took an unexpected exception")
                 return
@@ -212,6 +216,9 @@ class Service:
         if kind not in (CLASS_SMC64, CLASS_HVC64):
             self.stop(guest, f"vCPU {index} trapped with syndrome {syndrome:#x}")
             return
+        if self.before is not None and self.before(guest):
+            self.stop(guest, "killed")
+            return
         platform = self.platform
         answer = platform.serve(guest.ident, index, regs, kind == CLASS_HVC64, syndrome & 0xFFFF)
         if isinstance(answer, Forward):
@@ -219,14 +226,14 @@ class Service:
             self._forward(guest, regs, box)
             return
         guest.served += 1
+        if self.times is not None:
+            self.times.append(time.perf_counter_ns() - began)
         debt = platform.monitor.debt
         if debt < SOON:
             box.answer(answer)
             self._wake(guest, box)
         else:
             self._busy(guest, box, answer, debt)
-        if self.times is not None:
-            self.times.append(time.perf_counter_ns() - began)
 
     def _busy(self, guest: LiveGuest, box: Mailbox, answer: tuple[int, ...], debt: int) -> None:
         """The secure world works: nobody sees the answer before that is over."""
@@ -247,7 +254,7 @@ class Service:
         if function in _CPU_ON:
             target = regs[1] & 0xFF
             if target < len(guest.mailboxes) and target == regs[1]:
-                guest.mailboxes[target].prepare(regs[2], regs[3], rings=guest.board.bell != POLLING)
+                guest.mailboxes[target].start_at(regs[2], regs[3])
             box.forward((2, 0), (3, 0))
         else:
             box.forward()
