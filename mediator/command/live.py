@@ -46,6 +46,7 @@ Examples:
   optee-mediator live --record session.jsonl.gz && optee-mediator replay session.jsonl.gz
   optee-mediator live --initrd-add ./xtest:/bin/xtest --run 'xtest 1001'
   optee-mediator live --run 'dmesg | grep optee' --show-console
+  optee-mediator live --console
   optee-mediator live --fault no-pin@60 --seconds 20
 
 \b
@@ -141,6 +142,11 @@ def _cache_option(function: click.decorators.FC) -> click.decorators.FC:
     show_default=True,
     help="Give up after this time.",
 )
+@click.option(
+    "--console",
+    is_flag=True,
+    help="A shell in a guest, at this terminal; Ctrl-] ends it. Only with one guest.",
+)
 @click.option("--show-console", is_flag=True, help="Show the guests' consoles on standard error.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @_cache_option
@@ -163,6 +169,7 @@ def live(
     record: Path | None,
     faults: tuple[str, ...],
     seconds: float,
+    console: bool,
     show_console: bool,
     as_json: bool,
     cache: Path | None,
@@ -178,7 +185,9 @@ def live(
     try:
         files = bundle.load(bundle.cache_folder(cache), name)
         steps: tuple[str, ...] = STEPS
-        if commands or bench:
+        if console and guests > 1:
+            raise click.UsageError("--console needs one guest")
+        if commands or bench or console:
             steps = (PROBE, RNG, SUPPLICANT, *((BENCH,) if bench else ()))
         settings = run.RunSettings(
             guests=guests,
@@ -198,15 +207,19 @@ def live(
             commands=commands,
             files=dict(map(_addition, additions)),
             seconds=seconds,
+            shell=console,
             record=record,
             faults=tuple(map(parse_fault, faults)),
             kernel=None if kernel is None else kernel.read_bytes(),
         )
         progress = _Progress(show_console)
         signal.signal(signal.SIGTERM, _terminated)
-        outcome = run.execute(
-            files, settings, cache=bundle.cache_folder(cache), lines=progress.line
-        )
+        if console:
+            outcome = _console(files, settings)
+        else:
+            outcome = run.execute(
+                files, settings, cache=bundle.cache_folder(cache), lines=progress.line
+            )
     except _PROBLEMS as error:
         _fail(str(error))
     if as_json:
@@ -232,6 +245,14 @@ _PROBLEMS: Final = (
 def _fail(message: str) -> NoReturn:
     click.echo(f"error: {_printable(message)}", err=True)
     sys.exit(2)
+
+
+def _console(files: bundle.Bundle, settings: run.RunSettings) -> Result:
+    from mediator.live.terminal import interact  # terminals do not exist everywhere
+
+    with run.Run(files, settings) as running:
+        interact(running, running.start())
+        return running.result(finished=False)
 
 
 def _terminated(_signal: int, _frame: FrameType | None) -> None:

@@ -183,7 +183,7 @@ def script(modules: Sequence[str], contents: Contents) -> str:
             )
     if contents.shell:
         lines.append(
-            "stty sane; setsid sh -i </dev/console >/dev/console 2>&1\nstty -echo -opost\n"
+            "stty sane; setsid -c sh -i </dev/ttyAMA0 >/dev/ttyAMA0 2>&1\nstty -echo -opost\n"
         )
     lines.append(_TAIL)
     return "".join(lines)

@@ -51,6 +51,8 @@ class Service:
         self.platform = platform
         self.guests: list[LiveGuest] = []
         self.lines = lines
+        self.raw: Callable[[LiveGuest, bytes], None] | None = None
+        """Gets what guests write as it comes."""
         self.before: Callable[[LiveGuest], bool] | None = None
         """Asked before a call of a guest is served; ``True`` kills the guest instead."""
         self.times: list[int] | None = None
@@ -182,7 +184,22 @@ class Service:
             if data:
                 self._say(guest, data)
 
+    def watch(self, file: int, action: Callable[[], None]) -> None:
+        """Call ``action`` whenever there is something to read from ``file``."""
+        # An ordinary file is always readable, and epoll refuses it: it is read in a row.
+        try:
+            self._selector.register(file, selectors.EVENT_READ, action)
+        except PermissionError:
+            action()
+
+    def unwatch(self, file: int) -> None:
+        """No longer."""
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(file)
+
     def _say(self, guest: LiveGuest, data: bytes) -> None:
+        if self.raw is not None:
+            self.raw(guest, data)
         for line in guest.console.take(data):
             if self.lines is not None:
                 self.lines(guest, line)

@@ -19,11 +19,13 @@ from examples.live_greeting import CLIENT, Greeter
 from mediator.command import main
 from mediator.live import client, run
 from mediator.live.bundle import Bundle
+from mediator.live.guest import LiveGuest
 from mediator.live.image import HVC, NOTIFICATION_INTID
 from mediator.live.initramfs import PROBE, RNG, UNLOAD
 from mediator.live.qemu import POLLING, BoardSettings
 from mediator.live.result import OK
 from mediator.live.service import our_processes
+from mediator.live.terminal import interact
 from mediator.live.trial import Trial
 from specs.replay.mediated import replay_as_mediator
 from specs.replay.reader import load_trace
@@ -149,6 +151,32 @@ def test_an_own_client_and_its_application(live_client: Callable[..., Trial]) ->
     trial = live_client(CLIENT, Greeter, arguments="Linux")
     assert (trial.code, trial.lines) == (0, ("Hello, Linux",))
     assert trial.result.good
+
+
+def test_a_person_at_the_console(files: Bundle) -> None:
+    """Keys go in when the prompt is there; what the shell says comes out; it ends with exit."""
+    keys, typing = os.pipe()
+    shown, screen = os.pipe()
+    settings = run.RunSettings(steps=(PROBE,), shell=True)
+    with run.Run(files, settings) as running:
+        guest = running.start()
+
+        def type_once(_guest: LiveGuest, line: str) -> None:
+            if "built-in shell" in line:
+                os.write(typing, b"echo number $((6 * 7)); ls /dev/tee0; exit\n")
+
+        running.service.lines = type_once
+        interact(running, guest, keys, screen)
+        outcome = running.result()
+    os.close(screen)
+    with open(shown, "rb") as file:
+        said = file.read()
+    for file_number in (keys, typing):
+        os.close(file_number)
+    assert b"number 42" in said
+    assert b"\n/dev/tee0" in said
+    assert b"job control" not in said
+    assert outcome.good, outcome
 
 
 def test_the_command_reports_as_json(cache: Path, tmp_path: Path) -> None:
