@@ -14,7 +14,7 @@ import struct
 from collections.abc import Awaitable
 from typing import Final
 
-from mediator.host import PAGE_MASK, PAGE_SIZE
+from mediator.host import PAGE_MASK, PAGE_SIZE, HostError
 from mediator.optee import events, memory, place, rpc
 from mediator.optee.core import (
     M32,
@@ -46,6 +46,7 @@ CALL_WITH_RPC_ARG: Final = smc.OPTEE_SMC_CALL_WITH_RPC_ARG
 RETURN_FROM_RPC: Final = smc.OPTEE_SMC_CALL_RETURN_FROM_RPC
 REGISTER_SHM: Final = msg.OPTEE_MSG_CMD_REGISTER_SHM
 UNREGISTER_SHM: Final = msg.OPTEE_MSG_CMD_UNREGISTER_SHM
+INVOKE_COMMAND: Final = msg.OPTEE_MSG_CMD_INVOKE_COMMAND
 EBADADDR: Final = smc.OPTEE_SMC_RETURN_EBADADDR
 ETHREAD_LIMIT: Final = smc.OPTEE_SMC_RETURN_ETHREAD_LIMIT
 NONCONTIG: Final = msg.OPTEE_MSG_ATTR_NONCONTIG
@@ -93,6 +94,8 @@ async def _by_address(
         page = await sys.read_guest(guest.id, ipa, PAGE_SIZE)
         if page is None:
             return await _refuse(core, sys, guest, call, regs, EBADADDR)
+        if len(page) != PAGE_SIZE:
+            raise HostError("read_guest", f"{len(page)} bytes instead of {PAGE_SIZE}")
         return await _start(core, sys, guest, vcpu, regs, call, page)
     except Exception:
         await core.drop_call(sys, guest, call)
@@ -196,6 +199,13 @@ async def _start(
         core.sink(events.CallStarted(guest.id, call.serial, vcpu, call.function, command))
     if command == UNREGISTER_SHM and count:
         call.target = guest.buffers.get(fields[11])
+    if plan.rmem and command <= INVOKE_COMMAND:
+        # Cookie 0 is a null reference.
+        call.named = named = [fields[at] for at in plan.rmem if fields[at]]
+        if guest.rpc_buffers and not guest.rpc_buffers.keys().isdisjoint(named):
+            # The TEE knows the mediator's own page under this name.
+            bad = tee.TEE_ERROR_BAD_PARAMETERS
+            return await _not_translated(core, sys, guest, call, regs, bad)
     if plan.tmem:
         call.pending = _given(plan.tmem, fields)
         result = await _translate(core, sys, guest, call)
@@ -330,7 +340,15 @@ async def _enter(
             return leaving
         # The request cannot be handed to the guest: its failure is in the RPC message already.
         a0, a1, a2, a3, a4, a5 = RETURN_FROM_RPC, 0, 0, call.thread, 0, 0
-    await core.finding(sys, guest, "secure-world", "a call was given up after broken RPC requests")
+    else:
+        # Its thread is suspended and holds all that it was given: the call goes on another time.
+        call.rpc_function, call.rpc_a1, call.rpc_a2 = rpc.FUNC_FOREIGN_INTR, 0, 0
+        call.leaving = False
+        guest.suspended[call.thread] = call
+        return (smc.OPTEE_SMC_RETURN_RPC_FOREIGN_INTR, 0, 0, call.thread, *regs[4:])
+    await core.finding(sys, guest, "secure-world", "a call was given up: its thread is not its own")
+    # Some thread of the TEE may have the buffers still: they stay with the guest until its end.
+    call.buffers, call.walk = [], None
     return await _fail(core, sys, guest, call, regs, tee.TEE_ERROR_COMMUNICATION)
 
 
@@ -395,10 +413,10 @@ async def _release_buffers(core: Core, sys: Syscalls, guest: Guest, call: Call) 
     """Release exactly the buffers that this call took."""
     if call.walk is not None:
         walk, call.walk = call.walk, None
-        await core.release_buffer(sys, guest, walk)
+        await core.release_buffer(sys, guest, walk, call)
     buffers, call.buffers = call.buffers, []
     for buffer in buffers:
-        await core.release_buffer(sys, guest, buffer)
+        await core.release_buffer(sys, guest, buffer, call)
 
 
 async def return_from_rpc(

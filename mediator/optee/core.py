@@ -13,7 +13,7 @@ from typing import Final
 from mediator.host import PAGE_SIZE, Shadow
 from mediator.optee import events
 from mediator.optee.plan import Plans
-from mediator.optee.records import Buffer, Call, Guest, RpcBuffer
+from mediator.optee.records import REGISTERED, Buffer, Call, Guest, RpcBuffer
 from mediator.optee.settings import MediatorSettings
 from mediator.optee.syscalls import Syscalls
 from smccc.constants import optee_msg as msg
@@ -32,8 +32,9 @@ MAX_LOGGED_FINDINGS: Final = 32
 """Findings of one guest that reach the log; the rest are counted. A guest must not flood it."""
 
 MAX_REFUSED_REQUESTS: Final = 16
-"""RPC requests in a row that cannot be handed to the guest before a call is given up. A real TEE
-tries twice; without a bound a broken one would keep the vCPU for ever (I7)."""
+"""RPC requests in a row that cannot be handed to the guest before it gets FOREIGN_INTR instead. A
+thread of OP-TEE that waits for a lock asks again and again; without a bound a guest that takes its
+message away would keep the processor for as long (I7)."""
 
 DEFAULT_RPC_PARAMS: Final = 4
 """Parameters of the RPC argument when the guest never asked (THREAD_RPC_MAX_NUM_PARAMS)."""
@@ -47,6 +48,7 @@ class Core:
     """State of one mediator. The records belong to their guests, the free shadow pages to it."""
 
     __slots__ = (
+        "calls_count",
         "free_pages",
         "guests",
         "last_command",
@@ -62,6 +64,7 @@ class Core:
         self.guests: dict[int, Guest] = {}
         self.free_pages: list[Shadow] = []
         self.threads: int | None = None
+        self.calls_count = settings.calls_count or 0
         self.plans = Plans()
         notifications = settings.capabilities & smc.OPTEE_SMC_SEC_CAP_ASYNC_NOTIF
         self.last_command = (
@@ -109,8 +112,15 @@ class Core:
 
     # --- releases ---------------------------------------------------------------------------
 
-    async def release_buffer(self, sys: Syscalls, guest: Guest, buffer: Buffer) -> None:
-        """Forget the name at once; drop pins, list and quota unless a call still uses the pages."""
+    async def release_buffer(
+        self, sys: Syscalls, guest: Guest, buffer: Buffer, call: Call | None = None
+    ) -> None:
+        """Forget the name at once; drop pins, list and quota unless a call still uses the pages.
+
+        ``call``: the one that took the buffer and is over. Any other one that names the same
+        reference may have led the TEE to the pages. Of registered memory the TEE says itself when
+        its last user has let go, by accepting UNREGISTER.
+        """
         if guest.buffers.get(buffer.reference) is buffer:
             del guest.buffers[buffer.reference]
         if buffer.users:
@@ -118,6 +128,17 @@ class Core:
             return
         if buffer.released:
             return
+        if buffer.kind != REGISTERED:
+            if buffer.doomed:
+                return
+            if guest.names(buffer.reference, call):
+                buffer.doomed = True
+                guest.lingering.setdefault(buffer.reference, []).append(buffer)
+                guest.held += 1
+                return
+        await self._let_go(sys, guest, buffer)
+
+    async def _let_go(self, sys: Syscalls, guest: Guest, buffer: Buffer) -> None:
         buffer.released = True
         guest.pages -= buffer.pages
         frames, shadow = buffer.frames, buffer.list
@@ -162,6 +183,19 @@ class Core:
             carrier.users -= 1
             if carrier.doomed and not carrier.users:
                 await self.release_buffer(sys, guest, carrier)
+        if guest.lingering:
+            for reference in call.named:
+                while reference in guest.lingering and not guest.names(reference):
+                    await self.release_lingering(sys, guest, reference)
+
+    async def release_lingering(self, sys: Syscalls, guest: Guest, reference: int) -> None:
+        """Let go of one buffer that a call named when it was released."""
+        buffers = guest.lingering[reference]
+        buffer = buffers.pop()
+        guest.held -= 1
+        if not buffers:
+            del guest.lingering[reference]
+        await self._let_go(sys, guest, buffer)
 
     async def drop_call(self, sys: Syscalls, guest: Guest, call: Call) -> None:
         """Release a call together with every buffer that it took."""
@@ -169,8 +203,8 @@ class Core:
             del guest.suspended[call.thread]
         if call.walk is not None:
             walk, call.walk = call.walk, None
-            await self.release_buffer(sys, guest, walk)
+            await self.release_buffer(sys, guest, walk, call)
         buffers, call.buffers = call.buffers, []
         for buffer in buffers:
-            await self.release_buffer(sys, guest, buffer)
+            await self.release_buffer(sys, guest, buffer, call)
         await self.release_call(sys, guest, call)

@@ -21,7 +21,7 @@ RPC_PARAMS_MASK = 0xFF
 
 async def calls_count(core: Core, sys: Syscalls, guest: Guest, regs: Registers) -> Registers:
     """CALLS_COUNT: how many functions *this* mediator answers."""
-    return (core.settings.calls_count, *regs[1:])
+    return (core.calls_count, *regs[1:])
 
 
 async def _forward(

@@ -38,7 +38,10 @@ async def _own_smc(
     if core.sink is not None:
         sent = (function, a1, 0, 0, 0, 0, 0, 0)
         core.sink(events.Forwarded(events.NO_GUEST, events.NO_CALL, -1, sent))
-    return await sys.smc(function, a1, 0, 0, 0, 0, 0, 0)
+    answer = await sys.smc(function, a1, 0, 0, 0, 0, 0, 0)
+    if core.sink is not None:
+        core.sink(events.Answered(events.NO_GUEST, events.NO_CALL, -1, answer))
+    return answer
 
 
 async def probe(core: Core, sys: Syscalls) -> Probe:
@@ -54,8 +57,8 @@ async def probe(core: Core, sys: Syscalls) -> Probe:
     gone = await _own_smc(core, sys, smc.OPTEE_SMC_VM_DESTROYED)
     if gone[0] == UNKNOWN_FUNCTION:
         return Probe(False, 0, "this OP-TEE is built without virtualization")
-    core.threads = count[1]
-    return Probe(True, count[1], "")
+    core.threads = count[1] & M32
+    return Probe(True, core.threads, "")
 
 
 async def guest_created(core: Core, sys: Syscalls, guest: int) -> bool:
@@ -110,6 +113,10 @@ async def _release_all(core: Core, sys: Syscalls, record: Guest) -> bool:
         if await sys.should_preempt():
             return False
         await core.release_buffer(sys, record, next(iter(record.buffers.values())))
+    while record.lingering:
+        if await sys.should_preempt():
+            return False
+        await core.release_lingering(sys, record, next(iter(record.lingering)))
     if await sys.should_preempt():
         return False
     answer = await _own_smc(core, sys, smc.OPTEE_SMC_VM_DESTROYED, record.client)

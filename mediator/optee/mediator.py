@@ -85,6 +85,8 @@ class OpteeMediator:
         if settings.capabilities & smc.OPTEE_SMC_SEC_CAP_RPC_ARG:
             yielding += RPC_ARG
         self._yielding = dict(yielding)
+        if settings.calls_count is None:
+            self._core.calls_count = len(offered) + len(yielding)
 
     @property
     def settings(self) -> MediatorSettings:
@@ -145,7 +147,7 @@ class OpteeMediator:
             return None
         return GuestInfo(
             len(record.live_calls),
-            len(record.buffers),
+            len(record.buffers) + record.held,
             record.pages,
             len(record.rpc_buffers),
             record.findings,

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from mediator.host import PAGE_LIST_ENTRIES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from mediator.host import PAGE_LIST_ENTRIES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, HostError
 from mediator.optee import events
 from mediator.optee.core import Core
 from mediator.optee.records import Buffer, Guest
@@ -52,7 +52,7 @@ def reserve(
     pages = ((address & PAGE_MASK) + size + PAGE_MASK) >> PAGE_SHIFT
     if (
         pages > limits.buffer_pages
-        or len(guest.buffers) >= limits.buffers
+        or len(guest.buffers) >= limits.buffers - guest.held
         or guest.pages + pages > limits.total_pages
     ):
         return tee.TEE_ERROR_OUT_OF_MEMORY
@@ -91,9 +91,13 @@ async def walk(core: Core, sys: Syscalls, guest: Guest, buffer: Buffer) -> int:
             if chain is None:
                 return tee.TEE_ERROR_BAD_PARAMETERS
             words, buffer.next_ipa = chain
+            if len(words) != count * 8:
+                raise HostError("read_page_list", f"{len(words)} bytes for {count} entries")
         frames = await sys.pin_pages(guest.id, words)
         if frames is None:
             return tee.TEE_ERROR_BAD_PARAMETERS
+        if len(frames) != len(words):
+            raise HostError("pin_pages", f"{len(frames)} bytes of frames for {len(words)} of pages")
         entries = frames
         if core.settings.entry_offsets and not buffer.contiguous:
             entries = with_offsets(frames, words)

@@ -7,7 +7,7 @@ a registered buffer, reached through the pages pinned at registration; it may cr
 
 from __future__ import annotations
 
-from mediator.host import PAGE_MASK, PAGE_SIZE
+from mediator.host import PAGE_MASK, PAGE_SIZE, HostError
 from mediator.optee.records import Buffer, Call, Guest
 from mediator.optee.syscalls import Syscalls
 
@@ -22,7 +22,10 @@ async def read_rest(
     while len(data) < size:
         pa = carrier.pa(position + len(data))
         more = min(size - len(data), PAGE_SIZE - (pa & PAGE_MASK))
-        data += await sys.read_pinned(guest.id, pa, more)
+        part = await sys.read_pinned(guest.id, pa, more)
+        if len(part) != more:
+            raise HostError("read_pinned", f"{len(part)} bytes instead of {more}")
+        data += part
     return data
 
 

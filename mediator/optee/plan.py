@@ -21,18 +21,23 @@ MAX_PLANS: Final = 1024
 _VALUE_OUT: Final = 1
 _MEMREF_OUT: Final = 2
 _TMEM: Final = 4
+_RMEM: Final = 8
 
 SESSION_FIELD: Final = (8, 12)
 RET_FIELDS: Final = (20, 28)
 """(start, end) of the results in the header: ``session``, and ``ret`` with ``ret_origin``."""
+
+REFERENCE: Final = 11
+"""Place of the reference of the first parameter: eight words of header, ``attr``, two more."""
 
 
 def _classes() -> bytes:
     table = bytearray(256)
     for kind in (msg.OPTEE_MSG_ATTR_TYPE_VALUE_OUTPUT, msg.OPTEE_MSG_ATTR_TYPE_VALUE_INOUT):
         table[kind] = _VALUE_OUT
+    table[msg.OPTEE_MSG_ATTR_TYPE_RMEM_INPUT] = _RMEM
     for kind in (msg.OPTEE_MSG_ATTR_TYPE_RMEM_OUTPUT, msg.OPTEE_MSG_ATTR_TYPE_RMEM_INOUT):
-        table[kind] = _MEMREF_OUT
+        table[kind] = _RMEM | _MEMREF_OUT
     table[msg.OPTEE_MSG_ATTR_TYPE_TMEM_INPUT] = _TMEM
     for kind in (msg.OPTEE_MSG_ATTR_TYPE_TMEM_OUTPUT, msg.OPTEE_MSG_ATTR_TYPE_TMEM_INOUT):
         table[kind] = _TMEM | _MEMREF_OUT
@@ -65,13 +70,15 @@ class Outputs:
 
 
 class Plan:
-    """``outputs``: every result of the message. ``tmem``: parameters to translate."""
+    """``outputs``: every result of the message. ``tmem``: parameters to translate. ``rmem``: places
+    of the references of registered memory among the words of the unpacked message."""
 
-    __slots__ = ("outputs", "tmem")
+    __slots__ = ("outputs", "rmem", "tmem")
 
     def __init__(self, attributes: tuple[int, ...]) -> None:
         outputs = [SESSION_FIELD, RET_FIELDS]
         tmem = []
+        rmem = []
         at = HEADER_SIZE
         for index, attr in enumerate(attributes):
             what = PARAM_CLASS[attr & 0xFF]
@@ -81,9 +88,12 @@ class Plan:
                 outputs.append((at + 16, at + 24))
             if what & _TMEM:
                 tmem.append(index)
+            elif what & _RMEM:
+                rmem.append(REFERENCE + 4 * index)
             at += PARAM_SIZE
         self.outputs = Outputs(tuple(outputs))
         self.tmem = tuple(tmem)
+        self.rmem = tuple(rmem)
 
 
 NO_PARAMS: Final = Plan(())

@@ -107,6 +107,7 @@ class Call:
         "function",
         "inside",
         "leaving",
+        "named",
         "outputs",
         "own_free",
         "own_thread",
@@ -144,6 +145,9 @@ class Call:
         self.outputs = NO_PARAMS.outputs
         self.pending: list[int] = []
         self.buffers: list[Buffer] = []
+        # References of registered memory that the message holds: the TEE may look them up and use
+        # what it finds at any time of the call.
+        self.named: list[int] = []
         self.target: Buffer | None = None
         self.rpc_at = 0
         self.rpc_room = 0
@@ -176,7 +180,9 @@ class Guest:
         "dying",
         "entries",
         "findings",
+        "held",
         "id",
+        "lingering",
         "live_calls",
         "pages",
         "rpc_buffers",
@@ -198,4 +204,12 @@ class Guest:
         self.live_calls: dict[int, Call] = {}
         self.suspended: dict[int, Call] = {}
         self.buffers: dict[int, Buffer] = {}
+        # By reference: released by those who took them, while a call in flight still named them.
+        self.lingering: dict[int, list[Buffer]] = {}
+        self.held = 0  # how many these are
         self.rpc_buffers: dict[int, RpcBuffer] = {}
+
+    def names(self, reference: int, but: Call | None = None) -> bool:
+        """Whether the message of a call in flight, other than ``but``, names ``reference``."""
+        calls = self.live_calls.values()
+        return any(call is not but and reference in call.named for call in calls)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from mediator.host import PAGE_MASK
+from mediator.host import PAGE_MASK, HostError
 from mediator.optee import events, memory, place
 from mediator.optee.core import M32, OWN_THREAD_BASE, Core, Registers
 from mediator.optee.records import RPC_ALLOCATED, Buffer, Call, Guest, RpcBuffer
@@ -33,6 +33,7 @@ from smccc.wire import (
 FUNC_ALLOC: Final = smc.OPTEE_SMC_RPC_FUNC_ALLOC
 FUNC_FREE: Final = smc.OPTEE_SMC_RPC_FUNC_FREE
 FUNC_CMD: Final = smc.OPTEE_SMC_RPC_FUNC_CMD
+FUNC_FOREIGN_INTR: Final = smc.OPTEE_SMC_RPC_FUNC_FOREIGN_INTR
 SHM_ALLOC: Final = optee_rpc.OPTEE_RPC_CMD_SHM_ALLOC
 SHM_FREE: Final = optee_rpc.OPTEE_RPC_CMD_SHM_FREE
 NONCONTIG: Final = msg.OPTEE_MSG_ATTR_NONCONTIG
@@ -164,6 +165,7 @@ async def allocated(core: Core, sys: Syscalls, guest: Guest, regs: Registers) ->
         ipa & PAGE_MASK
         or not ipa
         or cookie in guest.rpc_buffers
+        or guest.names(cookie)  # the TEE must not find the mediator's page under this name
         or (limit is not None and len(guest.rpc_buffers) >= limit)
     ):
         return 0
@@ -173,6 +175,8 @@ async def allocated(core: Core, sys: Syscalls, guest: Guest, regs: Registers) ->
         buffer.shadow = await core.take_page(sys)
         if buffer.shadow is not None:
             buffer.frames = await sys.pin_pages(guest.id, ipa.to_bytes(8, "little")) or b""
+            if len(buffer.frames) not in (0, 8):
+                raise HostError("pin_pages", f"{len(buffer.frames)} bytes of frames for one page")
     except Exception:
         await core.release_rpc_buffer(sys, guest, buffer)
         raise

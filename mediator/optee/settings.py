@@ -30,9 +30,6 @@ OFFERED_CAPABILITIES = (
 """Bits 1, 2, 4, 5, 6 and 7; protected memory (bits 8 and 9) is not mediated."""
 
 REFERENCE_CALLS_COUNT = 11
-DEFAULT_CALLS_COUNT = 16
-"""OP-TEE SMC functions that are answered here: the reference's eleven, GET_THREAD_COUNT, two for
-notifications and two calls with an RPC argument."""
 
 
 def _positive(instance: object, attribute: attrs.Attribute[int], value: int) -> None:
@@ -100,7 +97,7 @@ class MediatorSettings:
     ``entry_offsets``: the low 12 bits of a page list's entries, which should be zero, reach the TEE,
     which then refuses the list; otherwise they are dropped.
     ``contiguous``: build the page list for a contiguous temporary buffer instead of refusing it.
-    ``calls_count``: the answer to CALLS_COUNT. ``client_id_base``: client id of guest 0 (client
+    ``calls_count``: the answer to CALLS_COUNT, ``None`` for the number of functions offered. ``client_id_base``: client id of guest 0 (client
     id 0 is the hypervisor's own). ``shadow_cache``: free shadow pages kept for the next call.
     """
 
@@ -110,7 +107,7 @@ class MediatorSettings:
     build_id: bool = True
     contiguous: bool = True
     entry_offsets: bool = True
-    calls_count: int = DEFAULT_CALLS_COUNT
+    calls_count: int | None = None
     client_id_base: int = attrs.field(default=1, validator=_positive)
     shadow_cache: int = 64
 

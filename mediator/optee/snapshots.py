@@ -44,6 +44,7 @@ _CALL_FIELDS: Final = (
     "position",
     "size",
     "pending",
+    "named",
     "rpc_at",
     "rpc_room",
     "thread",
@@ -100,7 +101,8 @@ def take(core: Core) -> Plain:
 
 
 def _guest(guest: Guest) -> Plain:
-    buffers = list(guest.buffers.values())
+    lingering = [buffer for held in guest.lingering.values() for buffer in held]
+    buffers = list(guest.buffers.values()) + lingering
     for call in guest.live_calls.values():
         for held in (call.carrier, call.target, call.walk, *call.buffers):
             if held is not None and not any(held is known for known in buffers):
@@ -150,6 +152,7 @@ def _guest(guest: Guest) -> Plain:
             }
             for buffer in rpc_buffers
         ],
+        "lingering": [index[id(buffer)] for buffer in lingering],
         "calls": calls,
         "suspended": [[thread, call.serial] for thread, call in guest.suspended.items()],
     }
@@ -179,6 +182,9 @@ async def restore(core: Core, sys: Syscalls, data: Plain) -> None:
             buffers.append(buffer)
             if item["named"]:
                 guest.buffers[buffer.reference] = buffer
+        for place in cast("list[int]", plain["lingering"]):
+            guest.lingering.setdefault(buffers[place].reference, []).append(buffers[place])
+            guest.held += 1
         rpc_buffers: list[RpcBuffer] = []
         for item in cast("list[Plain]", plain["rpc_buffers"]):
             rpc_buffer = RpcBuffer(0, 0)

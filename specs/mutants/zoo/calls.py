@@ -148,8 +148,8 @@ RELEASING = (
         plant=edits(
             (
                 _RELEASE,
-                "await core.release_buffer(sys, guest, buffer)",
-                "await core.release_buffer(sys, guest, buffer)\n"
+                "await core.release_buffer(sys, guest, buffer, call)",
+                "await core.release_buffer(sys, guest, buffer, call)\n"
                 "        if call.pending:\n"
                 "            guest.buffers[buffer.reference] = buffer",
             )
