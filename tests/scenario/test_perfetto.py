@@ -32,8 +32,8 @@ def traced(run: Run | str, path: Path, **options: object) -> Result:
         return simulation.execute()
 
 
-@pytest.fixture(scope="module", params=["interleave", "hostile"])
-def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     seen = Seen(
         machine_events.TrapEnter,
         machine_events.VirqAcknowledged,
@@ -45,7 +45,7 @@ def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         tee_events.ThreadSuspended,
     )
     path = tmp_path_factory.mktemp("trace") / "run.json"
-    scenario = builtin_scenario(request.param)
+    scenario = builtin_scenario("interleave")
     result = traced(Run(scenario, load_session=session), path, listeners=[seen])
     return Scene(load(path), result, seen)
 
