@@ -241,7 +241,7 @@ def formats_page() -> Iterator[str]:
     yield "}"
     yield "```"
     yield ""
-    from specs import versions
+    from mediator.command import versions
 
     yield from table(
         ("format", "version"),

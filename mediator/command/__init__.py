@@ -48,7 +48,7 @@ class _LazyGroup(click.Group):
 
 
 def _versions() -> dict[str, object]:
-    from specs import versions
+    from mediator.command import versions
 
     return {"tool": metadata.version(DISTRIBUTION), **versions.all_versions()}
 

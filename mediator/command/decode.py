@@ -20,7 +20,7 @@ from smccc.message import parse_arguments, parse_message
 from smccc.page_list import PAGE_SIZE, entry_count, read_page_list
 from smccc.registers import MASK64, REGISTERS, RegisterFrame
 
-FORMAT: Final = "optee-mediator decode"
+FORMAT: Final = "optee-mediator-decode"
 VERSION: Final = 1
 
 INPUT_LIMIT: Final = 64 << 20

@@ -159,11 +159,16 @@ class Core:
         if buffer.released:
             return
         buffer.released = True
-        frames, shadow = buffer.frames, buffer.shadow
-        buffer.frames, buffer.shadow = b"", None
+        frames, buffer.frames = buffer.frames, b""
         if frames:
             await sys.unpin_pages(guest.id, frames)
-        if shadow is not None:
+        await self.give_rpc_page(sys, buffer)
+
+    async def give_rpc_page(self, sys: Syscalls, buffer: RpcBuffer) -> None:
+        """Take back the page of a released RPC buffer, once no entry has it in hand."""
+        shadow = buffer.shadow
+        if shadow is not None and buffer.released and not buffer.users:
+            buffer.shadow = None
             await self.give_page(sys, shadow)
 
     async def release_call(self, sys: Syscalls, guest: Guest, call: Call) -> None:

@@ -71,7 +71,7 @@ async def thread_count(core: Core, sys: Syscalls, guest: Guest, regs: Registers)
     answer = await _forward(core, sys, guest, smc.OPTEE_SMC_GET_THREAD_COUNT)
     if answer[0] & M32 != OK:
         return (answer[0], *regs[1:])
-    return (answer[0], min(answer[1], guest.call_limit), *regs[2:])
+    return (answer[0], min(answer[1] & M32, guest.call_limit), *regs[2:])
 
 
 async def exchange_capabilities(

@@ -18,6 +18,8 @@ from smccc.constants import optee_msg as msg
 from smccc.constants import optee_smc as smc
 
 UID = (msg.OPTEE_MSG_UID_0, msg.OPTEE_MSG_UID_1, msg.OPTEE_MSG_UID_2, msg.OPTEE_MSG_UID_3)
+LAST_CLIENT = 0xFFFF
+"""OP-TEE looks at 16 bits of a client id: a larger one would be that of another guest."""
 DEFAULT_THREADS = 2
 """Calls per guest when nobody probed and no limit is set: what a small OP-TEE build has."""
 
@@ -62,20 +64,27 @@ async def probe(core: Core, sys: Syscalls) -> Probe:
 
 
 async def guest_created(core: Core, sys: Syscalls, guest: int) -> bool:
-    """Tell the TEE of a new guest. ``False``: it refused, and there is no context for the guest."""
+    """Tell the TEE of a new guest. ``False``: it refused, and there is no context for the guest.
+
+    So it is for a guest whose client id the TEE cannot tell from others.
+    """
     if guest in core.guests:
         raise ValueError(f"guest {guest} exists already")
     settings = core.settings
     threads = core.threads if core.threads is not None else DEFAULT_THREADS
     limit = settings.limits.call_limit(threads)
     record = Guest(guest, settings.client_id_base + guest, limit, DEFAULT_RPC_PARAMS)
+    if not 0 < record.client <= LAST_CLIENT:
+        return False
     core.guests[guest] = record
     record.dying = True  # not served before the TEE knows it
+    record.entries += 1  # and not destroyed either
     try:
         answer = await _own_smc(core, sys, smc.OPTEE_SMC_VM_CREATED, record.client)
     except Exception:
         del core.guests[guest]
         raise
+    record.entries -= 1
     if answer[0] & M32 != OK:
         del core.guests[guest]
         return False

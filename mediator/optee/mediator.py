@@ -94,6 +94,11 @@ class OpteeMediator:
         return self._core.settings
 
     @property
+    def calls_count(self) -> int:
+        """The answer to CALLS_COUNT."""
+        return self._core.calls_count
+
+    @property
     def threads(self) -> int | None:
         """Threads that the TEE reported when it was probed."""
         return self._core.threads

@@ -76,9 +76,13 @@ class Buffer:
 
 
 class RpcBuffer:
-    """Guest page for RPC messages (RPC ALLOC), shadowed by a mediator page. Its own name space."""
+    """Guest page for RPC messages (RPC ALLOC), shadowed by a mediator page. Its own name space.
 
-    __slots__ = ("cookie", "frames", "ipa", "live", "released", "shadow")
+    ``users``: entries that have the mediator page in hand; the last one gives it back if the buffer
+    was released meanwhile.
+    """
+
+    __slots__ = ("cookie", "frames", "ipa", "live", "released", "shadow", "users")
 
     def __init__(self, cookie: int, ipa: int) -> None:
         self.cookie = cookie
@@ -87,6 +91,7 @@ class RpcBuffer:
         self.shadow: Shadow | None = None
         self.live = False
         self.released = False
+        self.users = 0
 
 
 class Call:

@@ -98,11 +98,26 @@ async def leave(
 
 async def _request_out(core: Core, sys: Syscalls, guest: Guest, call: Call) -> bool:
     """Copy the TEE's request to the guest. ``False``: it failed, and the TEE's message says so."""
-    where = _place(guest, call)
-    if where is None:
+    if call.rpc_at:
+        assert call.shadow is not None
+        return await _copy_out(core, sys, guest, call, call.shadow.mem, call.rpc_at, call.rpc_room)
+    call.rpc_buffer = buffer = guest.rpc_buffers.get(pair(call.rpc_a1, call.rpc_a2))
+    if buffer is None or not buffer.live or buffer.shadow is None:
+        call.rpc_buffer = None
         await core.finding(sys, guest, "secure-world", "an RPC names an unknown message buffer")
         return False
-    mem, base, room = where
+    buffer.users += 1
+    try:
+        return await _copy_out(core, sys, guest, call, buffer.shadow.mem, 0, MAX_PARAMS)
+    finally:
+        buffer.users -= 1
+        await core.give_rpc_page(sys, buffer)
+
+
+async def _copy_out(
+    core: Core, sys: Syscalls, guest: Guest, call: Call, mem: memoryview, base: int, room: int
+) -> bool:
+    """The same for an RPC message at ``base`` of ``mem`` with room for so many parameters."""
     count: int = _WORD.unpack_from(mem, base + NUM_PARAMS_OFFSET)[0]
     if count > room:
         await core.finding(sys, guest, "secure-world", f"an RPC request has {count} parameters")
@@ -127,19 +142,6 @@ async def _request_out(core: Core, sys: Syscalls, guest: Guest, call: Call) -> b
         _put(mem, base + RET_AT, GENERIC)
         return False
     return True
-
-
-def _place(guest: Guest, call: Call) -> tuple[memoryview, int, int] | None:
-    """Mediator memory, offset and parameter room of the RPC message that the TEE names."""
-    if call.rpc_at:
-        assert call.shadow is not None
-        return call.shadow.mem, call.rpc_at, call.rpc_room
-    buffer = guest.rpc_buffers.get(pair(call.rpc_a1, call.rpc_a2))
-    if buffer is None or not buffer.live or buffer.shadow is None:
-        call.rpc_buffer = None
-        return None
-    call.rpc_buffer = buffer
-    return buffer.shadow.mem, 0, MAX_PARAMS
 
 
 async def _write_request(
@@ -194,12 +196,34 @@ async def answer_in(
     if call.rpc_at:
         assert call.shadow is not None
         mem, base, room = call.shadow.mem, call.rpc_at, call.rpc_room
-    else:
-        buffer = call.rpc_buffer
-        if buffer is None or buffer.shadow is None:
-            # Freed by another thread of the TEE while the guest held the request.
-            return None
-        mem, base, room = buffer.shadow.mem, 0, MAX_PARAMS
+        return await _answer(core, sys, guest, call, regs, mem, base, room)
+    buffer = call.rpc_buffer
+    if buffer is None or buffer.released or buffer.shadow is None:
+        # Freed by another thread of the TEE while the guest held the request.
+        call.own_free = False
+        walk, call.walk = call.walk, None
+        if walk is not None:
+            await core.release_buffer(sys, guest, walk, call)
+        return None
+    buffer.users += 1
+    try:
+        return await _answer(core, sys, guest, call, regs, buffer.shadow.mem, 0, MAX_PARAMS)
+    finally:
+        buffer.users -= 1
+        await core.give_rpc_page(sys, buffer)
+
+
+async def _answer(
+    core: Core,
+    sys: Syscalls,
+    guest: Guest,
+    call: Call,
+    regs: Registers,
+    mem: memoryview,
+    base: int,
+    room: int,
+) -> Registers | None:
+    """The same for an RPC message at ``base`` of ``mem`` with room for so many parameters."""
     if call.own_free:
         call.own_free = False
         _failed_allocation(mem, base)

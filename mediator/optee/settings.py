@@ -97,8 +97,9 @@ class MediatorSettings:
     ``entry_offsets``: the low 12 bits of a page list's entries, which should be zero, reach the TEE,
     which then refuses the list; otherwise they are dropped.
     ``contiguous``: build the page list for a contiguous temporary buffer instead of refusing it.
-    ``calls_count``: the answer to CALLS_COUNT, ``None`` for the number of functions offered. ``client_id_base``: client id of guest 0 (client
-    id 0 is the hypervisor's own). ``shadow_cache``: free shadow pages kept for the next call.
+    ``calls_count``: the answer to CALLS_COUNT, ``None`` for the number of functions offered.
+    ``client_id_base``: client id of guest 0 (client id 0 is the hypervisor's own).
+    ``shadow_cache``: free shadow pages kept for the next call.
     """
 
     limits: Limits = Limits()

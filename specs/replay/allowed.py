@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from mediator.host import PAGE_MASK, PAGE_SIZE
+from mediator.optee.mediator import OpteeMediator
 from mediator.optee.settings import MediatorSettings
 from smccc import page_list, wire
 from smccc.constants import optee_msg as msg
@@ -48,6 +49,7 @@ class Allowance:
     ) -> None:
         self._facts = facts
         self._settings = settings
+        self._calls_count = OpteeMediator(settings).calls_count
         self._machine = machine
         self._normal = normal
         self._scripted = scripted
@@ -74,7 +76,7 @@ class Allowance:
             unknown = status == smc.OPTEE_SMC_RETURN_UNKNOWN_FUNCTION
             return rules.NOT_OFFERED if unknown else ""
         if step.function == smc.OPTEE_SMC_CALLS_COUNT:
-            return rules.OWN_CALLS_COUNT if status == self._settings.calls_count else ""
+            return rules.OWN_CALLS_COUNT if status == self._calls_count else ""
         if self._before_trace(step, recorded, status):
             return rules.BEFORE_TRACE
         if step.function in names.CALLS_WITH_MESSAGE:

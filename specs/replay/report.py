@@ -12,7 +12,7 @@ from specs.replay.result import MAX_DIFFERENCES, MediatorResult, SecureResult
 from specs.replay.rules import NOT_COMPARED, RULES
 from specs.replay.selfcheck import SelfCheck
 
-FORMAT: Final = "optee-mediator replay"
+FORMAT: Final = "optee-mediator-replay-report"
 VERSION: Final = 1
 MEDIATOR: Final = "mediator"
 SECURE_WORLD: Final = "secure-world"

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Versions of every format and ABI that this distribution reads or writes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mediator.command import decode
+from mediator.live import bundle
+from mediator.live import result as live_result
+from mediator.optee import snapshots
+from mediator.scenario import model
+from mediator.scenario import report as run_report
+from specs import rules
+from specs.replay import records
+from specs.replay import report as replay_report
+from specs.vectors import report as vectors_report
+
+ABI: Final = "OP-TEE SMC and message ABI 2.0, SMCCC 1.2"
+"""CALLS_REVISION answers 2.0; SMCCC_VERSION answers 1.2."""
+
+FORMATS: Final[dict[str, int]] = {
+    module.FORMAT: module.VERSION
+    for module in (
+        bundle,
+        decode,
+        live_result,
+        model,
+        records,
+        replay_report,
+        rules,
+        run_report,
+        snapshots,
+        vectors_report,
+    )
+}
+"""Name of a format, as its files have it → newest version; readers accept all earlier ones."""
+
+
+def all_versions() -> dict[str, object]:
+    """What ``optee-mediator --version --json`` prints beside the tool's own version."""
+    return {"abi": ABI, "formats": dict(sorted(FORMATS.items()))}
