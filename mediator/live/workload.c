@@ -320,9 +320,10 @@ static int test_cancel(void)
     pthread_t thread;
     OK(begin(&s, &clock_ta, &origin));
     cancelled.paramTypes = TEEC_PARAM_TYPES(TEEC_VALUE_INPUT, 0, 0, 0);
-    cancelled.params[0].value.a = 100;
+    cancelled.params[0].value.a = 10000; /* ms: busy machines cancel late */
+    cancelled.params[0].value.b = 1000000;
     pthread_create(&thread, NULL, cancel, NULL);
-    TEEC_Result r = TEEC_InvokeCommand(&s, 1, &cancelled, &origin);
+    TEEC_Result r = TEEC_InvokeCommand(&s, 0, &cancelled, &origin);
     pthread_join(thread, NULL);
     IS(r, TEEC_ERROR_CANCEL);
     TEEC_CloseSession(&s);
