@@ -164,7 +164,7 @@ class Bench:
         finally:
             self.world.end()
             self._actor = nested
-        self.inspector.returned(trap, outcome)
+        self.inspector.returned(trap, outcome, honest=self.world.honest)
         self._follow(trap, outcome, place)
         return outcome
 

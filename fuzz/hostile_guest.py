@@ -31,7 +31,7 @@ from hypothesis.stateful import (
 
 from fuzz.bench import Bench, RegisteredBuffer
 from fuzz.inspector import Bounds, Inspector
-from fuzz.service import Service
+from fuzz.service import Service, pending_from
 from fuzz.strategies import tee as lies
 from fuzz.strategies.answers import hostile_rpc_answers
 from fuzz.strategies.applications import COMMANDS, application_calls
@@ -51,11 +51,14 @@ from fuzz.strategies.registers import traps
 from fuzz.victim import Victim
 from fuzz.worlds import FuzzWorld, HonestWorld, LyingWorld
 from secure_world.apps import default_registry
+from secure_world.apps.basic import Clock, Locker, MemoryReferences
+from secure_world.apps.echo import Echo
+from smccc.calls import messages as commands
 from smccc.constants import optee_msg as msg
 from smccc.constants import optee_smc as smc
 from smccc.errors import ParseError
 from smccc.message import Message, parse_message, uuid_from_value
-from smccc.page_list import entry_count
+from smccc.page_list import build_page_list, entry_count
 from smccc.registers import MASK32
 from specs.target import PAGE_SIZE, GuestSpec, Outcome, Setup, TargetFactory, Trap
 
@@ -67,6 +70,12 @@ MAX_BUFFER_PAGES: Final = 1100
 
 MAX_SERVED: Final = 400
 """RPCs served in a row before a call counts as stuck: locks of several calls need some rounds."""
+
+MAX_CACHED: Final = 16
+"""Cached RPC arguments that a drain may find; a TEE has one for each thread at most."""
+
+SETTLED: Final = (Clock.uuid, Echo.uuid, MemoryReferences.uuid, Locker.uuid)
+"""Applications whose sessions make RPCs, take time, touch memory and wait for each other."""
 
 STYLES: Final = (
     smc.OPTEE_SMC_CALL_WITH_ARG,
@@ -147,6 +156,28 @@ class HostileGuest(RuleBasedStateMachine):
         )
         self._send(data, prepared, style, slot)
 
+    @rule(style=st.sampled_from(STYLES[:2]), which=st.integers(0, len(SETTLED) - 1))
+    def settle_in(self, style: int, which: int) -> None:
+        """What a driver does first, without any disturbance: cache, a buffer, a session that works."""
+        if not self.honest or self._lost:
+            return
+        self.bench.restore_map(HOSTILE)
+        self._serve_all()
+        self.bench.trap_registers(HOSTILE, (smc.OPTEE_SMC_ENABLE_SHM_CACHE, 0, 0, 0, 0, 0, 0, 0))
+        pages, cookie = self.view.data[:3], COOKIES[0]
+        lists = build_page_list(pages, self.view.lists)
+        for message in (
+            commands.RegisterShm(lists[0][0], len(pages) * PAGE_SIZE, cookie).message(),
+            commands.OpenSession(SETTLED[which]).message(),
+        ):
+            prepared = Prepared(message.build(), tuple(lists), "settle in")
+            carrier = self.view.carriers[0]
+            self.bench.store(HOSTILE, prepared.at(carrier))
+            self.bench.call(HOSTILE, style, carrier)
+            self._serve_all()
+            self._learn(prepared, carrier)
+        self._judge(rest=True)
+
     @rule(data=st.data(), style=st.sampled_from(STYLES[:2]))
     def register(self, data: st.DataObject, style: int) -> None:
         """Register correct memory, often few pages, so that other calls can use it."""
@@ -161,10 +192,10 @@ class HostileGuest(RuleBasedStateMachine):
         """Unregister what may or may not be registered."""
         self._send(data, data.draw(unregistrations(self._cookies), "message"), style, 0)
 
-    @rule(data=st.data(), style=st.sampled_from(STYLES[:2]))
-    def open_session(self, data: st.DataObject, style: int) -> None:
-        """Open a session correctly."""
-        self._send(data, data.draw(open_sessions(self.view), "message"), style, 0)
+    @rule(data=st.data(), style=st.sampled_from(STYLES[:2]), ending=st.booleans())
+    def open_session(self, data: st.DataObject, style: int, ending: bool) -> None:
+        """Open a session correctly; perhaps serve its RPCs at once, as a driver would."""
+        self._send(data, data.draw(open_sessions(self.view), "message"), style, 0, ending=ending)
 
     @rule(data=st.data(), style=st.sampled_from(STYLES), slot=st.integers(0, 1))
     def invoke(self, data: st.DataObject, style: int, slot: int) -> None:
@@ -175,9 +206,14 @@ class HostileGuest(RuleBasedStateMachine):
         self._send(data, prepared, style, slot)
 
     @precondition(lambda self: bool(self._sessions))
-    @rule(data=st.data(), style=st.sampled_from(STYLES), slot=st.integers(0, 1))
-    def use_session(self, data: st.DataObject, style: int, slot: int) -> None:
-        """Invoke a command that its application understands."""
+    @rule(
+        data=st.data(),
+        style=st.sampled_from(STYLES),
+        slot=st.integers(0, 1),
+        ending=st.booleans(),
+    )
+    def use_session(self, data: st.DataObject, style: int, slot: int, ending: bool) -> None:
+        """Invoke a command that its application understands; perhaps serve its RPCs at once."""
         known = [(number, ta) for number, ta in self._sessions.items() if ta in COMMANDS]
         if known:
             session, application = data.draw(st.sampled_from(known), "session")
@@ -185,7 +221,7 @@ class HostileGuest(RuleBasedStateMachine):
                 application_calls(self.view, session, application, cookies=self._cookies),
                 "message",
             )
-            self._send(data, prepared, style, slot)
+            self._send(data, prepared, style, slot, ending=ending)
 
     @precondition(lambda self: self._has_pending())
     @rule(data=st.data(), which=st.integers(0, 3), lie=st.booleans())
@@ -255,13 +291,19 @@ class HostileGuest(RuleBasedStateMachine):
             self._service = Service(self.view, self._images)
         self._judge()
 
-    @rule()
-    def serve(self) -> None:
-        """Serve all RPCs honestly until every call has ended; then nothing may be left over."""
+    @rule(drain=st.booleans())
+    def serve(self, drain: bool) -> None:
+        """Serve all RPCs honestly until every call has ended; then nothing may be left over.
+
+        ``drain``: then take back all cached RPC arguments, as a driver does when it is unloaded.
+        """
         if self.honest and not self._lost:
             self.bench.restore_map(HOSTILE)
             self._serve_all()
             self._judge(rest=True)
+            if drain:
+                self._drain()
+                self._judge(rest=True)
 
     @rule(data=st.data())
     def victim_works(self, data: st.DataObject) -> None:
@@ -281,7 +323,7 @@ class HostileGuest(RuleBasedStateMachine):
         self._ready = False
         bench = self.bench
         if self.honest:
-            self.serve()
+            self.serve(drain=True)
             self.victim.step()
             bench.inspector.check()
         if HOSTILE in bench.alive:
@@ -310,8 +352,16 @@ class HostileGuest(RuleBasedStateMachine):
         self._judge()
         return outcome
 
-    def _send(self, data: st.DataObject, prepared: Prepared, style: int, slot: int) -> None:
-        """Put a message where ``style`` finds it and call."""
+    def _send(
+        self,
+        data: st.DataObject,
+        prepared: Prepared,
+        style: int,
+        slot: int,
+        *,
+        ending: bool = False,
+    ) -> None:
+        """Put a message where ``style`` finds it and call. ``ending``: serve RPCs until all is over."""
         carriers = self.view.carriers
         if style == smc.OPTEE_SMC_CALL_WITH_REGD_ARG:
             cookie = data.draw(st.sampled_from(self._cookies), "cookie")
@@ -324,7 +374,11 @@ class HostileGuest(RuleBasedStateMachine):
             regs = (style, ipa >> 32, ipa & MASK32, 1, 0, 0, 0, 0)
         self.bench.store(HOSTILE, prepared.at(ipa) if ipa else prepared.writes)
         outcome = self._trap(data, Trap(HOSTILE, regs))
-        if outcome.regs[0] & MASK32 == smc.OPTEE_SMC_RETURN_OK and ipa:
+        if ending and self.honest and pending_from(outcome.regs) is not None:
+            self._serve_all()
+            self._judge()
+            self._learn(prepared, ipa)
+        elif outcome.regs[0] & MASK32 == smc.OPTEE_SMC_RETURN_OK and ipa:
             self._learn(prepared, ipa)
 
     def _learn(self, prepared: Prepared, ipa: int) -> None:
@@ -354,6 +408,18 @@ class HostileGuest(RuleBasedStateMachine):
         self.bench.registered(HOSTILE, cookie, RegisteredBuffer(pages, offset))
         known = [other for other in self._cookies if other != cookie]
         self._cookies = (*known[-4:], cookie)
+
+    def _drain(self) -> None:
+        """DISABLE_SHM_CACHE until ENOTAVAIL says that nothing is cached any more (bug class 10)."""
+        for _ in range(MAX_CACHED):
+            outcome = self.bench.trap_registers(
+                HOSTILE, (smc.OPTEE_SMC_DISABLE_SHM_CACHE, 0, 0, 0, 0, 0, 0, 0)
+            )
+            if outcome.regs[0] & MASK32 != smc.OPTEE_SMC_RETURN_OK:
+                break
+        status = outcome.regs[0] & MASK32
+        if status != smc.OPTEE_SMC_RETURN_ENOTAVAIL:
+            self.bench.inspector.report("I7", HOSTILE, f"draining the cache ends in {status:#x}")
 
     def _serve_all(self) -> None:
         """Answer all suspended calls, in turn, until none is left."""

@@ -12,9 +12,9 @@ import uuid
 from collections.abc import Mapping
 from typing import Final
 
-from attrs import frozen
+from attrs import field, frozen
 
-from fuzz.view import GuestView, Writes
+from fuzz.view import GuestView, Shown, Writes, shown_bytes, shown_registers, shown_writes
 from smccc.calls.rpc import GetTimeAnswer, ShmAllocAnswer
 from smccc.constants import optee_rpc as rpc
 from smccc.constants import optee_smc as smc
@@ -37,7 +37,7 @@ NOW: Final = 1_800_000_000
 
 
 @frozen
-class PendingRpc:
+class PendingRpc(Shown):
     """A suspended call as its guest sees it: the registers that came back, and the RPC argument.
 
     ``place``: IPA of the argument (None where there is none or nobody knows it), ``argument``: its
@@ -49,7 +49,7 @@ class PendingRpc:
     a1: int = 0
     a2: int = 0
     place: int | None = None
-    argument: bytes = b""
+    argument: bytes = field(default=b"", repr=shown_bytes)
 
     @property
     def is_command(self) -> bool:
@@ -66,11 +66,11 @@ class PendingRpc:
 
 
 @frozen
-class RpcReply:
+class RpcReply(Shown):
     """What the guest does about it: stores, then a RETURN_FROM_RPC with these registers."""
 
-    registers: Registers
-    writes: Writes = ()
+    registers: Registers = field(repr=shown_registers)
+    writes: Writes = field(default=(), repr=shown_writes)
     label: str = ""
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 from attrs import field, frozen
 
@@ -11,6 +11,43 @@ from specs.target import PAGE_SIZE, GuestSpec, PageKind, Region
 
 Writes = tuple[tuple[int, bytes], ...]
 """What a guest stores before a call: (IPA, bytes), in order. Pages may be crossed."""
+
+
+class _Printer(Protocol):
+    def text(self, text: str) -> None: ...
+
+
+class Shown:
+    """Makes Hypothesis show a value by its ``repr`` and not field by field."""
+
+    __slots__ = ()
+
+    def _repr_pretty_(self, printer: _Printer, cycle: bool) -> None:
+        printer.text(repr(self))
+
+
+SHOWN: Final = 96
+"""Bytes of a store that its description shows."""
+
+
+def shown_bytes(data: bytes) -> str:
+    """Bytes for a reader: hexadecimal, trailing zeroes counted, long ones cut."""
+    used = data.rstrip(b"\0")
+    text = used[:SHOWN].hex()
+    if len(used) > SHOWN:
+        text += f"... ({len(used) - SHOWN} more)"
+    return text if len(used) == len(data) else f"{text} + {len(data) - len(used)} zero"
+
+
+def shown_writes(writes: Writes) -> str:
+    """Stores for a reader."""
+    return "{" + ", ".join([f"{ipa:#x}: {shown_bytes(data)}" for ipa, data in writes]) + "}"
+
+
+def shown_registers(registers: tuple[int, ...]) -> str:
+    """Registers for a reader."""
+    return "(" + ", ".join([f"{value:#x}" for value in registers]) + ")"
+
 
 MIN_RAM: Final = 16
 """Read-write pages that a view needs, so that each use below has at least two."""

@@ -14,7 +14,7 @@ from typing import Final
 
 from fuzz.inspector import PHYSICAL_ADDRESS_CALLS, Inspector
 from fuzz.strategies.disturbances import QUIET, Disturbance
-from fuzz.strategies.tee import COMPLETED, TeeAnswer, Where
+from fuzz.strategies.tee import COMPLETED, TeeAnswer, TeeStore, Where
 from secure_world.bus import BusError
 from secure_world.settings import SecureWorldSettings
 from secure_world.shm import SharedMemory
@@ -23,8 +23,10 @@ from secure_world.world import SecureWorld
 from smccc.calls.yielding import is_rpc
 from smccc.constants import optee_msg as msg
 from smccc.constants import optee_smc as smc
+from smccc.errors import ParseError
+from smccc.message import Kind, parse_message
 from smccc.registers import MASK32, pair
-from smccc.wire import message_size
+from smccc.wire import HEADER_SIZE, PARAM_SIZE, message_size
 from specs.target import PAGE_SIZE, Registers, Trap
 
 Registers4 = tuple[int, int, int, int]
@@ -421,6 +423,7 @@ class LyingWorld(FuzzWorld):
         self.life_cycle: deque[int] = deque()
         """Statuses of the next VM_CREATED and VM_DESTROYED, then OK."""
         self._pages: dict[tuple[int, int], int] = {}
+        self._addresses: dict[int, frozenset[int]] = {}
 
     def plan(self, answers: Iterable[TeeAnswer]) -> None:
         """What to answer from now on."""
@@ -447,6 +450,7 @@ class LyingWorld(FuzzWorld):
         page, behind = 0, 0
         if regs[0] in PHYSICAL_ADDRESS_CALLS:
             page, behind = pair(regs[1], regs[2]), self._behind(regs)
+            self._addresses[page] = self._address_fields(page)
         elif regs[0] == smc.OPTEE_SMC_CALL_RETURN_FROM_RPC:
             page = self._pages.pop((client, regs[3]), 0)
             behind = self._messages.get((client, regs[3]), 0)
@@ -455,20 +459,38 @@ class LyingWorld(FuzzWorld):
             if store.where is Where.ARGUMENT:
                 cookie = pair(answer.registers[1], answer.registers[2])
                 at = self.argument_at(client, behind, cookie)
-            self._store(at, store.offset, store.data, store.secrets, page)
+            self._store(at, store, page)
         if is_rpc(answer.registers[0]):
             self._pages[client, answer.registers[3] & MASK32] = page
         return answer.registers
 
-    def _store(
-        self, at: int, offset: int, data: bytes, secrets: tuple[int, ...], secret: int
-    ) -> None:
+    def _store(self, at: int, store: TeeStore, page: int) -> None:
         if not at or not self.inspector.is_mediators(at):
             return
-        image = bytearray(data)
-        for place in secrets:
-            image[place : place + 8] = secret.to_bytes(8, "little")
-        start = at + offset
+        image = bytearray(store.data)
+        for place in store.secrets:
+            # In a value it would be the secure world's own leak, which no mediator can tell.
+            is_message = store.where is Where.MESSAGE
+            if not is_message or store.offset + place in self._addresses.get(page, ()):
+                image[place : place + 8] = page.to_bytes(8, "little")
+        start = at + store.offset
         room = PAGE_SIZE - (start & _OFFSET)
         if start & ~_OFFSET == at & ~_OFFSET:
             self.inspector.target.write(start, bytes(image[:room]))
+
+    def _address_fields(self, page: int) -> frozenset[int]:
+        """Offsets of the addresses of temporary memory in the message at ``page``, as it is handed."""
+        if not self.inspector.is_mediators(page):
+            return frozenset()
+        data = self.inspector.target.read(page & ~_OFFSET, PAGE_SIZE)[page & _OFFSET :]
+        try:
+            params = parse_message(data).params
+        except ParseError:
+            return frozenset()
+        return frozenset(
+            [
+                HEADER_SIZE + index * PARAM_SIZE + 8
+                for index, param in enumerate(params)
+                if param.kind is Kind.TMEM
+            ]
+        )

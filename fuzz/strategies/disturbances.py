@@ -13,7 +13,7 @@ from fuzz.strategies.integers import edge_integers
 from fuzz.strategies.maps import page_ranges
 from fuzz.strategies.registers import frame_of
 from fuzz.strategies.remember import remembered
-from fuzz.view import GuestView, Writes
+from fuzz.view import GuestView, Shown, Writes, shown_writes
 from smccc.constants import optee_smc as smc
 from specs.target import GuestSpec, PageKind, Trap
 
@@ -28,7 +28,7 @@ class Remap:
 
 
 @frozen(repr=False)
-class Disturbance:
+class Disturbance(Shown):
     """What comes between two steps of a trap; nothing by default.
 
     ``race_after``: after so many copies from guest memory (1: the first) ``race_writes`` happen and
@@ -50,11 +50,17 @@ class Disturbance:
     def __repr__(self) -> str:
         """What differs from nothing."""
         told = [
-            f"{field.name}={getattr(self, field.name)!r}"
+            f"{field.name}={_shown(field.name, getattr(self, field.name))}"
             for field in attrs.fields(Disturbance)
             if getattr(self, field.name) != field.default
         ]
         return f"Disturbance({', '.join(told)})"
+
+
+def _shown(name: str, value: Writes | object) -> str:
+    if name == "race_writes" and isinstance(value, tuple):
+        return shown_writes(value)
+    return repr(value)
 
 
 QUIET: Final = Disturbance()

@@ -11,13 +11,13 @@ import struct
 import uuid
 from typing import Final
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 from hypothesis import strategies as st
 
 from fuzz.strategies.integers import buffer_sizes, edge_integers, page_offsets
 from fuzz.strategies.page_lists import any_listed_buffers, listed_buffers
 from fuzz.strategies.remember import remembered
-from fuzz.view import GuestView, Writes
+from fuzz.view import GuestView, Shown, Writes, shown_bytes, shown_writes
 from secure_world.apps.basic import Arithmetic, Clock, Locker, MemoryReferences, Panicker
 from secure_world.apps.echo import Echo, EchoShared
 from smccc.calls import messages as commands
@@ -61,6 +61,9 @@ HOLES: Final = (0x4, 0x8, 0xC, 0x7F, 0xFF)
 COOKIES: Final = (0x1000, 0x2000, 0x3000, 1, 0xFFFF_8000_0000_1000, 0, (1 << 64) - 1)
 """Names for buffers; few, so that calls meet each other's. The fifth looks like a kernel pointer."""
 
+LOGINS: Final = (tee.TEE_LOGIN_PUBLIC, tee.TEE_LOGIN_USER, tee.TEE_LOGIN_REE_KERNEL, 0x77)
+"""Login methods, the last of which does not exist."""
+
 SESSIONS: Final = (1, 2, 3, 0, MASK32)
 
 COUNTS: Final = (0, 1, 2, 4, 5, 6, 126, MAX_PARAMS, MAX_PARAMS + 1, MAX_PARAMS + 2, MASK32)
@@ -71,11 +74,11 @@ MAX_CLAIMED: Final = 8
 
 
 @frozen
-class Prepared:
+class Prepared(Shown):
     """A message as bytes, and the stores that must precede it. ``label`` names what it tries."""
 
-    data: bytes
-    writes: Writes = ()
+    data: bytes = field(repr=shown_bytes)
+    writes: Writes = field(default=(), repr=shown_writes)
     label: str = ""
 
     def at(self, ipa: int) -> Writes:
@@ -180,7 +183,7 @@ def open_sessions(
 ) -> Prepared:
     """OPEN_SESSION with one of ``applications``, mostly without parameters of the client."""
     found, writes = draw(st.just(((), ())) | params(view, cookies=cookies))
-    login = draw(st.sampled_from((tee.TEE_LOGIN_PUBLIC, tee.TEE_LOGIN_USER, 0x77)))
+    login = draw(st.sampled_from(LOGINS))
     ta = draw(st.sampled_from(applications))
     call = commands.OpenSession(ta, login=login, params=found)
     return _prepared(call.message(), writes, f"open {ta}")

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 from hypothesis import strategies as st
 
 from fuzz.strategies.integers import edge_integers, page_counts, page_offsets
 from fuzz.strategies.remember import remembered
-from fuzz.view import GuestView, Writes
+from fuzz.view import GuestView, Shown, Writes, shown_writes
 from smccc.page_list import ENTRIES, LINK_OFFSET, build_page_list, list_page_count
 from smccc.registers import MASK64
 from specs.target import PAGE_SIZE
@@ -42,17 +42,17 @@ TOLERABLE: Final = frozenset((ListFlaw.NONE, ListFlaw.LOW_BIT_ENTRY, ListFlaw.LO
 
 
 @frozen
-class ListedBuffer:
+class ListedBuffer(Shown):
     """A buffer as a parameter names it, and the stores that put its list into guest memory.
 
     ``buf_ptr``: address of the first list page plus the offset in the first page. ``entries``: the
     pages that the list names. ``size``: bytes, as the parameter claims.
     """
 
-    buf_ptr: int
+    buf_ptr: int = field(repr=hex)
     size: int
-    entries: tuple[int, ...]
-    writes: Writes
+    entries: tuple[int, ...] = field(repr=False)
+    writes: Writes = field(repr=shown_writes)
     flaw: ListFlaw = ListFlaw.NONE
 
 

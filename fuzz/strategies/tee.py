@@ -14,12 +14,13 @@ import struct
 from enum import StrEnum
 from typing import Final
 
-from attrs import frozen
+from attrs import field, frozen
 from hypothesis import strategies as st
 
 from fuzz.strategies.integers import edge_integers
 from fuzz.strategies.messages import COOKIES, COUNTS, HOLES, RMEMS, TMEMS, VALUES
 from fuzz.strategies.remember import remembered
+from fuzz.view import Shown, shown_bytes, shown_registers
 from smccc.calls.rpc import RPC_COMMANDS
 from smccc.calls.yielding import rpc_status
 from smccc.constants import optee_smc as smc
@@ -64,13 +65,13 @@ class Where(StrEnum):
 
 
 @frozen
-class TeeStore:
+class TeeStore(Shown):
     """Bytes at ``offset`` of ``where``. ``secrets``: offsets in ``data`` of 8 bytes to be replaced by a
     physical address that the guest must not see."""
 
     where: Where
     offset: int
-    data: bytes
+    data: bytes = field(repr=shown_bytes)
     secrets: tuple[int, ...] = ()
 
 
@@ -84,10 +85,10 @@ class AnswerClass(StrEnum):
 
 
 @frozen
-class TeeAnswer:
+class TeeAnswer(Shown):
     """Registers x0..x3 of an answer, after the stores."""
 
-    registers: Registers4
+    registers: Registers4 = field(repr=shown_registers)
     stores: tuple[TeeStore, ...] = ()
     kind: AnswerClass = AnswerClass.COMPLETE
 
