@@ -40,6 +40,15 @@ NONCONTIG: Final = msg.OPTEE_MSG_ATTR_NONCONTIG
 MAX_LIST_PAGES: Final = 1 << 11
 """List pages that are recorded of one buffer: 4 GiB."""
 
+_VALUES: Final = (
+    smc.OPTEE_SMC_CALLS_UID,
+    smc.OPTEE_SMC_CALLS_REVISION,
+    smc.OPTEE_SMC_CALLS_COUNT,
+    smc.OPTEE_SMC_CALL_GET_OS_UUID,
+    smc.OPTEE_SMC_CALL_GET_OS_REVISION,
+)
+"""Functions that answer with values instead of a status."""
+
 ReadMemory = Callable[[int, int], bytes | None]
 """Reads physical memory: address and length; None if it is not normal-world RAM."""
 
@@ -71,6 +80,8 @@ class _Flight:
     rpc_pa: int | None = None
     pages: tuple[ListPage, ...] | None = None
     request: Content | None = None
+    asked: str = ""
+    """Name of its last RPC."""
 
 
 class Recorder:
@@ -137,9 +148,7 @@ class Recorder:
         name = names.function_name(regs[0])
         if low32(regs[0]) in names.CALLS_WITH_MESSAGE:
             return f"{name} {names.message_command_name(content)}".strip()
-        if flight is not None and flight.request is not None:
-            return f"{name} RPC_CMD {names.rpc_name(smc.OPTEE_SMC_RETURN_RPC_CMD, flight.request)}"
-        return name
+        return name if flight is None else f"{name} {flight.asked}".strip()
 
     def _find_message(self, flight: _Flight, regs: tuple[int, ...]) -> None:
         if flight.function != names.CALL_WITH_REGD_ARG:
@@ -278,12 +287,15 @@ class Recorder:
         elif status == smc.OPTEE_SMC_RETURN_OK:
             self._life_cycle(call)
         client = 0 if flight is None else flight.client
+        name = self._answer_name(call, status, content)
+        if flight is not None:
+            flight.asked = name
         record = Return(
             self._next(),
             cpu,
             t_us,
             call.seq,
-            self._answer_name(call, status, content),
+            name,
             (*regs[:4], *call.regs[4:]),
             content if owner == MESSAGE_OWNER else None,
             content if owner == RPC_OWNER else None,
@@ -299,6 +311,8 @@ class Recorder:
             name = names.rpc_name(status, content)
             is_command = status == smc.OPTEE_SMC_RETURN_RPC_CMD
             return f"RPC_CMD {name}" if is_command else f"RPC_{name}"
+        if low32(call.regs[0]) in _VALUES and status != smc.OPTEE_SMC_RETURN_UNKNOWN_FUNCTION:
+            return "VALUES"
         return names.STATUSES.get(status, "VALUES")
 
     def _requested(self, flight: _Flight, regs: tuple[int, ...]) -> Content | None:

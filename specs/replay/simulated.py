@@ -218,7 +218,7 @@ class SecureReplay:
             return
         client = step.call.regs[7]
         if answer.regs[2] & smc.OPTEE_SMC_ASYNC_NOTIF_VALID:
-            self.world.notify(client, low32(answer.regs[1]))
+            self._make_pending(client, low32(answer.regs[1]))
         if answer.regs[2] & smc.OPTEE_SMC_ASYNC_NOTIF_PENDING:
             for happening in self._happenings:
                 other = happening.step.answer if isinstance(happening, Leave) else None
@@ -229,8 +229,12 @@ class SecureReplay:
                     and happening.step.function == step.function
                     and happening.step.call.regs[7] == client
                 ):
-                    self.world.notify(client, low32(other.regs[1]))
+                    self._make_pending(client, low32(other.regs[1]))
                     return
+
+    def _make_pending(self, client: int, value: int) -> None:
+        if value <= self.settings.max_notification:
+            self.world.notify(client, value)
 
     def _settle(self, step: Step, answer: Return) -> None:
         """Memory as it was recorded at this return, whatever our secure world made of it."""
