@@ -28,12 +28,17 @@ class PinsBalance:
         self._pins: Counter[int] = Counter()
 
     def handlers(self) -> Mapping[type, Handler]:
-        """Every pin and release, and the end of a guest."""
+        """Guests that come, every pin and release, and the end of a guest."""
         return {
+            host_events.GuestAdded: self._added,
             host_events.PagesPinned: self._pinned,
             host_events.PagesUnpinned: self._unpinned,
             events.GuestTornDown: self._gone,
         }
+
+    def _added(self, event: Event) -> None:
+        # Also for a guest of which nothing is ever pinned the mediator must account for nothing.
+        self._pins[cast("int", event[0])] = 0
 
     def _pinned(self, event: Event) -> None:
         guest, frames = cast("host_events.PagesPinned", event)

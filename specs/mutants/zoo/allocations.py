@@ -120,7 +120,7 @@ ALLOCATIONS = (
         story="Gives the TEE the guest's own pinned page for RPC messages instead of a copy: the"
         " guest changes requests and answers while the TEE reads them.",
         bug_class=1,
-        breaks=("call.shadow", "rpc_alloc.mediator-page", "I4"),
+        breaks=("call.shadow", "rpc_alloc.mediator-page", "I4", "I2"),
         plant=edits(
             (
                 _ALLOCATED,

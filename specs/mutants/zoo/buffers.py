@@ -236,7 +236,7 @@ LIMITS = (
         story="Gives the pages of a buffer back to the quota when its pins go; a buffer that could"
         " not be pinned never gives them back.",
         bug_class=5,
-        breaks=("limit.allocation-failure", "list.undone", "I6"),
+        breaks=("limit.allocation-failure", "list.undone", "I3", "I6"),
         plant=edits(
             (
                 _RELEASE,

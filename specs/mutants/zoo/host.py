@@ -272,6 +272,29 @@ LIVES = (
 
 INTERRUPTS = (
     Mutant(
+        id="vcpu.pending-without-a-wake",
+        story="Makes an interrupt pending and leaves the vCPU asleep that waits for it.",
+        bug_class=22,
+        breaks=("notif.not-lost", "I8"),
+        plant=edits(
+            ("mediator.hypervisor.vcpu:interrupt", "guest.vcpus[target].look()", "pass"),
+        ),
+    ),
+    Mutant(
+        id="vcpu.sleeps-without-a-look",
+        story="Puts a vCPU to sleep that executes WFI: an interrupt that came before it is"
+        " delivered when another one comes.",
+        bug_class=22,
+        breaks=("notif.not-lost", "I8"),
+        plant=edits(
+            (
+                "mediator.hypervisor.vcpu:Vcpu.wfi",
+                "_STOP if self._vgic.deliverable(self.index) else _WAIT",
+                "_WAIT",
+            )
+        ),
+    ),
+    Mutant(
         id="vgic.edge-while-active-lost",
         story="Drops an interrupt that comes while the same one is being handled: the handler has"
         " looked already, and nobody looks again.",

@@ -65,7 +65,7 @@ WORDS = (
         story="Hands the shadow page's address to the TEE low word first: works for as long as"
         " mediator memory lies at a palindrome.",
         bug_class=9,
-        breaks=("call.high-low",),
+        breaks=("call.high-low", "I2"),
         plant=edits(
             (_START, "call.function, pa >> 32, pa & M32, 1", "call.function, pa & M32, pa >> 32, 1")
         ),

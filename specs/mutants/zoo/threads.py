@@ -33,7 +33,7 @@ WORDS = (
         id="rpc.alloc-page-words-swapped",
         story="Hands the mediator's page to the TEE low word first.",
         bug_class=9,
-        breaks=("call.high-low", "rpc_alloc.mediator-page"),
+        breaks=("call.high-low", "rpc_alloc.mediator-page", "I2"),
         plant=edits(
             (
                 _RETURN,
