@@ -434,7 +434,10 @@ async def return_from_rpc(
         if call.own_thread:
             return await _resume_own(core, sys, guest, vcpu, regs, call)
         if call.rpc_function == rpc.FUNC_CMD:
-            out = await rpc.answer_in(core, sys, guest, call, regs)
+            try:
+                out = await rpc.answer_in(core, sys, guest, call, regs)
+            finally:
+                await rpc.put_down(core, sys, call)
             if out is not None:
                 return out
             return await _enter(core, sys, guest, vcpu, regs, call, RETURN_FROM_RPC, 0, 0, thread)

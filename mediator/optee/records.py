@@ -110,6 +110,7 @@ class Call:
         "carrier",
         "command",
         "function",
+        "in_hand",
         "inside",
         "leaving",
         "named",
@@ -164,6 +165,7 @@ class Call:
         self.request = -1
         self.shm_type = 0
         self.rpc_buffer: RpcBuffer | None = None
+        self.in_hand: RpcBuffer | None = None  # while an entry reads or writes its page
         # The mediator's own SHM_FREE request is out: whatever comes back, the allocation failed.
         self.own_free = False
         # Suspended by the mediator itself, before the TEE was entered.

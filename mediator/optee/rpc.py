@@ -82,7 +82,11 @@ async def leave(
     guest.suspended[thread] = call
     call.leaving = True
     if call.rpc_function == FUNC_CMD:
-        if not await _request_out(core, sys, guest, call):
+        try:
+            delivered = await _request_out(core, sys, guest, call)
+        finally:
+            await put_down(core, sys, call)
+        if not delivered:
             del guest.suspended[thread]
             return None
     elif call.rpc_function == FUNC_FREE:
@@ -98,26 +102,11 @@ async def leave(
 
 async def _request_out(core: Core, sys: Syscalls, guest: Guest, call: Call) -> bool:
     """Copy the TEE's request to the guest. ``False``: it failed, and the TEE's message says so."""
-    if call.rpc_at:
-        assert call.shadow is not None
-        return await _copy_out(core, sys, guest, call, call.shadow.mem, call.rpc_at, call.rpc_room)
-    call.rpc_buffer = buffer = guest.rpc_buffers.get(pair(call.rpc_a1, call.rpc_a2))
-    if buffer is None or not buffer.live or buffer.shadow is None:
-        call.rpc_buffer = None
+    where = _place(guest, call)
+    if where is None:
         await core.finding(sys, guest, "secure-world", "an RPC names an unknown message buffer")
         return False
-    buffer.users += 1
-    try:
-        return await _copy_out(core, sys, guest, call, buffer.shadow.mem, 0, MAX_PARAMS)
-    finally:
-        buffer.users -= 1
-        await core.give_rpc_page(sys, buffer)
-
-
-async def _copy_out(
-    core: Core, sys: Syscalls, guest: Guest, call: Call, mem: memoryview, base: int, room: int
-) -> bool:
-    """The same for an RPC message at ``base`` of ``mem`` with room for so many parameters."""
+    mem, base, room = where
     count: int = _WORD.unpack_from(mem, base + NUM_PARAMS_OFFSET)[0]
     if count > room:
         await core.finding(sys, guest, "secure-world", f"an RPC request has {count} parameters")
@@ -142,6 +131,20 @@ async def _copy_out(
         _put(mem, base + RET_AT, GENERIC)
         return False
     return True
+
+
+def _place(guest: Guest, call: Call) -> tuple[memoryview, int, int] | None:
+    """Mediator memory, offset and parameter room of the RPC message that the TEE names."""
+    if call.rpc_at:
+        assert call.shadow is not None
+        return call.shadow.mem, call.rpc_at, call.rpc_room
+    buffer = guest.rpc_buffers.get(pair(call.rpc_a1, call.rpc_a2))
+    if buffer is None or not buffer.live or buffer.shadow is None:
+        call.rpc_buffer = None
+        return None
+    call.rpc_buffer = call.in_hand = buffer
+    buffer.users += 1
+    return buffer.shadow.mem, 0, MAX_PARAMS
 
 
 async def _write_request(
@@ -189,6 +192,22 @@ async def allocated(core: Core, sys: Syscalls, guest: Guest, regs: Registers) ->
     return buffer.shadow.pa
 
 
+async def put_down(core: Core, sys: Syscalls, call: Call) -> None:
+    """The entry has no use for the page of its RPC buffer any more."""
+    buffer, call.in_hand = call.in_hand, None
+    if buffer is not None:
+        buffer.users -= 1
+        await core.give_rpc_page(sys, buffer)
+
+
+async def _forget_answer(core: Core, sys: Syscalls, guest: Guest, call: Call) -> None:
+    """There is nothing to answer in: what the answer had begun is over."""
+    call.own_free = False
+    walk, call.walk = call.walk, None
+    if walk is not None:
+        await core.release_buffer(sys, guest, walk, call)
+
+
 async def answer_in(
     core: Core, sys: Syscalls, guest: Guest, call: Call, regs: Registers
 ) -> Registers | None:
@@ -196,34 +215,15 @@ async def answer_in(
     if call.rpc_at:
         assert call.shadow is not None
         mem, base, room = call.shadow.mem, call.rpc_at, call.rpc_room
-        return await _answer(core, sys, guest, call, regs, mem, base, room)
-    buffer = call.rpc_buffer
-    if buffer is None or buffer.released or buffer.shadow is None:
-        # Freed by another thread of the TEE while the guest held the request.
-        call.own_free = False
-        walk, call.walk = call.walk, None
-        if walk is not None:
-            await core.release_buffer(sys, guest, walk, call)
-        return None
-    buffer.users += 1
-    try:
-        return await _answer(core, sys, guest, call, regs, buffer.shadow.mem, 0, MAX_PARAMS)
-    finally:
-        buffer.users -= 1
-        await core.give_rpc_page(sys, buffer)
-
-
-async def _answer(
-    core: Core,
-    sys: Syscalls,
-    guest: Guest,
-    call: Call,
-    regs: Registers,
-    mem: memoryview,
-    base: int,
-    room: int,
-) -> Registers | None:
-    """The same for an RPC message at ``base`` of ``mem`` with room for so many parameters."""
+    else:
+        buffer = call.rpc_buffer
+        if buffer is None or buffer.released or buffer.shadow is None:
+            # Freed by another thread of the TEE while the guest held the request.
+            await _forget_answer(core, sys, guest, call)
+            return None
+        call.in_hand = buffer
+        buffer.users += 1
+        mem, base, room = buffer.shadow.mem, 0, MAX_PARAMS
     if call.own_free:
         call.own_free = False
         _failed_allocation(mem, base)
