@@ -207,6 +207,20 @@ class TestOwnMemoryOnly:
         watch(forwarded(RETURN, 0, 0, 1))
         assert len(watch.violations) == 1, "of a call that has ended nothing is known"
 
+    def test_an_address_that_the_tee_wrote_itself_nobody_gave_it(
+        self, watch: Watch, view: View
+    ) -> None:
+        put_message(view, SHADOW)
+        watch.add(OwnMemoryOnly(view, watch.report))
+        watch(forwarded(RPC_ARG, 9, 0, 1))
+        put_message(view, SHADOW + 32, (0xA, 0x4000_0000, 16, 1))
+        watch(events.Answered(GUEST, 1, 0, (smc.OPTEE_SMC_RETURN_RPC_CMD, 0, 0, 1)))
+        watch(forwarded(RETURN, 0, 0, 1))
+        assert watch.violations == []
+        put_message(view, SHADOW + 32, (0xA, 0x4000_1000, 16, 1))
+        watch(forwarded(RETURN, 0, 0, 1))
+        assert [v.invariant for v in watch.violations] == ["I2"]
+
     @pytest.mark.parametrize(("pa", "fires"), [(SHADOW, False), (PINNED, True), (0, False)])
     def test_a_page_for_rpc_messages(self, watch: Watch, view: View, pa: int, fires: bool) -> None:
         found = self.check(watch, view, forwarded(RETURN, pa >> 32, pa & 0xFFFF_FFFF, 1, 0, 5))

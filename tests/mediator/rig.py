@@ -196,13 +196,26 @@ class RigHost:
         self.logged.append((guest, message))
 
 
+class Heard(list[tuple[object, ...]]):
+    """Events in order; ``listener`` gets each as it happens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listener: Callable[[tuple[object, ...]], None] | None = None
+
+    def append(self, event: tuple[object, ...]) -> None:
+        super().append(event)
+        if self.listener is not None:
+            self.listener(event)
+
+
 class Rig:
     """One mediator, guests 0 and 1, and short words for what a test does."""
 
     def __init__(self, settings: MediatorSettings | None = None, **limits: int) -> None:
         self.host = RigHost()
         self.host.rig = self
-        self.events: list[tuple[object, ...]] = []
+        self.events = Heard()
         self.tee = InHypervisor(self.host, settings or MediatorSettings(), self.events.append)
         for guest in (0, 1):
             self.host.add_guest(guest)
