@@ -228,7 +228,13 @@ async def _translate(core: Core, sys: Syscalls, guest: Guest, call: Call) -> int
     shadow = call.shadow
     assert shadow is not None
     kind = REGISTERED if call.command == REGISTER_SHM else TEMPORARY
+    walked = 0
     while call.pending:
+        if walked >= core.settings.limits.walk_entries:
+            # Buffers too short to be stopped inside are as long as a long one together.
+            if await sys.should_preempt():
+                return memory.PREEMPTED
+            walked = 0
         at = HEADER_SIZE + call.pending[0] * PARAM_SIZE
         attr, address, size, reference = struct.unpack_from("<4Q", shadow.mem, at)
         buffer = call.walk
@@ -251,6 +257,7 @@ async def _translate(core: Core, sys: Syscalls, guest: Guest, call: Call) -> int
         result = await memory.walk(core, sys, guest, buffer)
         if result:
             return result
+        walked += buffer.pages
         call.walk = None
         call.buffers.append(buffer)
         call.pending.pop(0)

@@ -74,6 +74,35 @@ def test_preempted_at_every_edge() -> None:
     assert seen == [[rig.host.pa(0, ipa) for ipa in pages]]
 
 
+@pytest.mark.parametrize("buffers", [2, 3, 8])
+def test_many_buffers_of_one_message_are_one_long_walk(buffers: int) -> None:
+    """Each is short enough not to be stopped inside; together they are not."""
+    step = 1022
+    rig = Rig(MediatorSettings(limits=Limits(walk_entries=step)))
+    params = [(0xA, BUFFER, step // 2 * PAGE_SIZE, index) for index in range(buffers)]
+    rig.put(RAM, msg(1, params=params))
+    pins = rig.host.pin_pages
+    handled: list[int] = [0]
+
+    def counted(guest: int, ipas: bytes) -> bytes | None:
+        handled[-1] += len(ipas) // 8
+        return pins(guest, ipas)
+
+    rig.host.pin_pages = counted  # type: ignore[method-assign]
+    rig.host.always_preempt = True
+    out = rig.call(ARG, 0, RAM)
+    while out[0] == smc.OPTEE_SMC_RETURN_RPC_FOREIGN_INTR:
+        assert not rig.host.sent
+        handled.append(0)
+        out = rig.call(RETURN, 0, 0, out[3])
+    assert out[0] == 0
+    assert sum(handled) == buffers * step // 2
+    assert max(handled) <= step
+    assert len(rig.host.sent) == 1
+    assert rig.info() == (0, 0, 0, 0)
+    assert not rig.pinned()
+
+
 def test_a_link_to_itself_costs_what_the_size_costs() -> None:
     rig = Rig()
     rig.put(LIST, struct.pack("<512Q", *[BUFFER] * 511, LIST))

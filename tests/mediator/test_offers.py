@@ -9,6 +9,7 @@ import pytest
 
 from mediator.deployment.in_hypervisor import NOT_MINE
 from mediator.host import PAGE_SIZE
+from mediator.optee.settings import Limits, MediatorSettings
 from smccc.constants import optee_smc as smc
 from tests.mediator.rig import RAM, Answer, Rig, answer, msg
 
@@ -17,6 +18,7 @@ BUSY = smc.OPTEE_SMC_RETURN_EBUSY
 KEPT = (0x41, 0x42, 0x43, 0x44, 0x45, 0x46, 0x47)
 """x1..x7 of the guest."""
 CAPS = smc.OPTEE_SMC_EXCHANGE_CAPABILITIES
+M32 = 0xFFFF_FFFF
 
 FORWARDED = {
     smc.OPTEE_SMC_CALLS_UID: 4,
@@ -42,6 +44,11 @@ HIDDEN = [
     smc.OPTEE_SMC_VM_DESTROYED,
     smc.OPTEE_SMC_L2CC_MUTEX,
     smc.OPTEE_SMC_BOOT_SECONDARY,
+    smc.OPTEE_SMC_GET_PROTMEM_CONFIG,
+    smc.OPTEE_SMC_FUNCID_CALL_WITH_ARG | 0xF200_0000,  # SMC64
+    smc.OPTEE_SMC_CALL_WITH_ARG | 1 << 30,
+    smc.OPTEE_SMC_CALL_WITH_ARG | 1 << 31,  # fast
+    smc.OPTEE_SMC_CALLS_UID & ~(1 << 31),  # yielding
     0xB2001234,
     0x32000099,
 ]
@@ -87,6 +94,33 @@ def test_the_end_of_a_call_shows_no_register_of_the_tee(rig: Rig) -> None:
     rig.put(RAM, msg(1))
     rig.host.script = [answer(OK, 0x51, 0x52, 0x53)]
     assert rig.call(smc.OPTEE_SMC_CALL_WITH_ARG, 0, RAM, *KEPT[2:]) == (OK, 0, RAM, *KEPT[2:])
+
+
+@pytest.mark.parametrize(
+    ("threads", "calls", "told"),
+    [
+        (2, None, 2),
+        (2, 5, 2),
+        (5, 2, 2),
+        (0xDEAD_BEEF_0000_0002, None, 2),
+        (M32, None, 66),
+        (0, 1, 0),
+    ],
+)
+def test_a_guest_is_told_of_as_many_threads_as_it_can_use(
+    threads: int, calls: int | None, told: int
+) -> None:
+    """The smaller of what the TEE has and what the mediator allows; 2 threads and 64 on the way."""
+    rig = Rig(MediatorSettings(limits=Limits(calls=calls)))
+    rig.host.script = [answer(OK, threads, 0x52, 0x53)]
+    out = rig.call(smc.OPTEE_SMC_GET_THREAD_COUNT, *KEPT)
+    assert out == (OK, told, *KEPT[1:])
+    assert rig.host.sent == [(smc.OPTEE_SMC_GET_THREAD_COUNT, 0, 0, 0, 0, 0, 0, 1)]
+
+
+def test_reserved_memory_is_not_offered(rig: Rig) -> None:
+    assert rig.call(smc.OPTEE_SMC_GET_SHM_CONFIG, *KEPT) == (ENOTAVAIL, *KEPT)
+    assert not rig.host.sent
 
 
 def test_capabilities_are_what_the_tee_has_and_the_mediator_can_mediate(rig: Rig) -> None:
