@@ -24,7 +24,7 @@ from mediator.live.initramfs import BENCH, CLIENT, PROBE, RNG, STEPS, SUPPLICANT
 from mediator.live.mailbox import MAX_VCPUS
 from mediator.live.packages import FetchError
 from mediator.live.platform import LiveError, LiveSettings
-from mediator.live.qemu import BELLS, POLLING, SEMIHOSTING, BoardSettings, QemuError
+from mediator.live.qemu import BELLS, SEMIHOSTING, UART, BoardSettings, QemuError
 from mediator.live.result import FAIL, INFO, OK, SKIP, Check, Result
 from mediator.optee.settings import OFFERED_CAPABILITIES, MediatorSettings
 from secure_world.settings import SecureWorldSettings
@@ -92,7 +92,7 @@ def _cache_option(function: click.decorators.FC) -> click.decorators.FC:
     "--bell",
     type=click.Choice(BELLS),
     help="How a waiting vCPU is woken. Semihosting lets it sleep, but lets guest kernel code reach "
-    f"files of this user; polling does neither.  [default: {SEMIHOSTING}, with --kernel {POLLING}]",
+    f"files of this user; with the others it spins.  [default: {SEMIHOSTING}, with --kernel {UART}]",
 )
 @click.option("--conduit", type=click.Choice(CONDUITS), default=SMC, show_default=True)
 @click.option(
@@ -194,7 +194,7 @@ def live(
             board=BoardSettings(
                 ram=ram << 20,
                 vcpus=vcpus,
-                bell=bell or (POLLING if kernel is not None else SEMIHOSTING),
+                bell=bell or (UART if kernel is not None else SEMIHOSTING),
             ),
             platform=LiveSettings(
                 seed=seed,

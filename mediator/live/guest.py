@@ -10,7 +10,8 @@ from typing import Final
 from mediator.live import stub
 from mediator.live.image import Software, load
 from mediator.live.mailbox import Mailbox
-from mediator.live.qemu import BoardSettings, Emulator, Memory
+from mediator.live.power import Power
+from mediator.live.qemu import BoardSettings, Emulator, Memory, at_el3
 
 MAX_LINE: Final = 4096
 """Octets of one console line; a longer one is cut, so that a guest cannot make us grow."""
@@ -62,7 +63,10 @@ class LiveGuest:
         self.memory = memory
         self.console = Console()
         self.mailboxes: list[Mailbox] = load(memory.view, board, software)
-        self.emulator = Emulator(board, memory, stub.code())
+        self.power = Power(self.mailboxes) if at_el3(board) else None
+        """Who is on, if the emulator does not know."""
+        code = stub.code(stub.EL2 if self.power is None else stub.EL3)
+        self.emulator = Emulator(board, memory, code)
         self.ended: str | None = None
         """Why it is over; ``None`` while it runs."""
         self.served = 0

@@ -13,7 +13,7 @@ import attrs
 
 from mediator.live import fdt
 from mediator.live.mailbox import KERNEL_RAM, MAILBOX, RAM_BASE, Mailbox
-from mediator.live.qemu import POLLING, BoardSettings, device_tree
+from mediator.live.qemu import POLLING, BoardSettings, at_el3, device_tree
 
 _HEADER: Final = struct.Struct("<IIQQQQQQII")
 _MAGIC: Final = 0x644D5241
@@ -34,6 +34,7 @@ _UNUSED: Final = (
     "pl061@",
     "gpio-keys",
     "platform-bus@",
+    "secram@",
 )
 """Devices of the board that a guest without disk and network need not look for: half a boot."""
 
@@ -77,7 +78,12 @@ def board_tree(board: BoardSettings, software: Software, initramfs: tuple[int, i
     }
     memory = next(node for name, node in root.children.items() if name.startswith("memory"))
     memory.set_words("reg", KERNEL_RAM, RAM_BASE + board.ram - KERNEL_RAM)
-    root.at("psci").set_text("method", "smc")
+    power = root.at("psci", make=True)  # not there if the emulator expects firmware to serve it
+    power.set_text("compatible", "arm,psci-1.0", "arm,psci-0.2", "arm,psci")
+    power.set_text("method", "smc")
+    for name, cpu in root.at("cpus").children.items():
+        if name.startswith("cpu@"):
+            cpu.set_text("enable-method", "psci")
     tee = root.at("firmware/optee", make=True)
     tee.set_text("compatible", "linaro,optee-tz")
     tee.set_text("method", software.conduit)
@@ -111,6 +117,8 @@ def load(ram: memoryview, board: BoardSettings, software: Software) -> list[Mail
     for index in range(board.vcpus):
         page = MAILBOX - RAM_BASE + index * _PAGE
         box = Mailbox(ram[page : page + _PAGE])
-        box.prepare(entry, tree_at, rings=board.bell != POLLING)
+        # At EL3 an entry starts the vCPU; at EL2 the emulator does, when the kernel asks for it.
+        started = index == 0 or not at_el3(board)
+        box.prepare(entry if started else 0, tree_at, rings=board.bell != POLLING)
         boxes.append(box)
     return boxes

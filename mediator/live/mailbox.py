@@ -30,6 +30,9 @@ FORWARD: Final = 3
 FAULT: Final = 4
 """The stub took an exception that it does not know; the vCPU has stopped."""
 
+OFF: Final = 5
+"""The vCPU shall switch itself off and wait for an entry (EL3)."""
+
 _SYNDROME: Final = 8
 _STATE: Final = 10
 _ENTRY: Final = 11
@@ -62,13 +65,18 @@ class Mailbox:
 
     def start_at(self, entry: int, context: int) -> None:
         """Where the vCPU starts in the guest, and x0 there. No effect on one that runs already."""
-        self.words[_ENTRY] = entry
         self.words[_CONTEXT] = context
+        self.words[_ENTRY] = entry  # last: a vCPU may be waiting for it
 
     def call(self) -> tuple[int, tuple[int, ...]]:
         """ESR_EL2 and x0..x7 of the waiting call."""
         words = self.words
         return words[_SYNDROME], tuple(words[0:8])
+
+    def switch_off(self) -> None:
+        """Let the vCPU stop until :meth:`start_at`."""
+        self.words[_ENTRY] = 0
+        self.words[_STATE] = OFF
 
     def answer(self, regs: tuple[int, ...]) -> None:
         """Let the vCPU go on with these x0..x3."""

@@ -36,7 +36,10 @@ SEMIHOSTING: Final = "semihosting"
 """Bell by semihosting: a waiting vCPU sleeps. Guest *kernel* code can reach files of this user."""
 POLLING: Final = "polling"
 """No bell: both sides look all the time. Fast on an idle machine, and nothing of the host is reachable."""
-BELLS: Final = (SEMIHOSTING, POLLING)
+UART: Final = "uart"
+"""Bell by a UART of the secure side, with the stub at EL3. Nothing of the host is reachable; a waiting
+vCPU spins. Only SMC: there is no EL2 that an HVC could reach."""
+BELLS: Final = (SEMIHOSTING, UART, POLLING)
 
 
 class QemuError(Exception):
@@ -68,6 +71,11 @@ class BoardSettings:
             raise ValueError(f"bell: {value!r} is not one of {', '.join(BELLS)}")
 
 
+def at_el3(board: BoardSettings) -> bool:
+    """Whether the board has EL3 and our stub there, instead of EL2."""
+    return board.bell == UART
+
+
 def find_program() -> str | None:
     """Path of the emulator, ``None`` if it is not installed."""
     return shutil.which(PROGRAM)
@@ -78,7 +86,8 @@ def machine_arguments(board: BoardSettings) -> list[str]:
     return [
         "-machine",
         # acpi=off: with firmware and ACPI the board has another GPIO than the dumped tree says.
-        "virt,gic-version=3,virtualization=on,memory-backend=ram,dtb-randomness=off,acpi=off",
+        f"virt,gic-version=3,{'secure' if at_el3(board) else 'virtualization'}=on,"
+        "memory-backend=ram,dtb-randomness=off,acpi=off",
         *("-cpu", board.cpu, "-smp", str(board.vcpus), "-m", f"{board.ram >> 20}M"),
         *("-accel", "tcg", "-nodefaults", "-display", "none", "-nic", "none", "-no-reboot"),
     ]
@@ -166,9 +175,12 @@ class Emulator:
             *("-qtest-log", "none"),
         ]
         inherited = [memory.fd, firmware, console.fileno(), interrupts.fileno()]
-        if board.bell == SEMIHOSTING:
+        if board.bell != POLLING:
             inherited.append(bell.fileno())
             arguments += ["-chardev", f"socket,id=bell,fd={bell.fileno()}"]
+        if board.bell == UART:
+            arguments += ["-serial", "chardev:bell"]
+        elif board.bell == SEMIHOSTING:
             arguments += ["-semihosting-config", "enable=on,target=native,chardev=bell"]
         _libc()  # loaded before the fork: nothing but calls happens in the child
         try:

@@ -14,10 +14,10 @@ from mediator.live import client, initramfs, result
 from mediator.live.bundle import KERNEL, Bundle
 from mediator.live.faults import PlannedFault, Saboteur, verdict
 from mediator.live.guest import LineSink, LiveGuest
-from mediator.live.image import SMC, Software
+from mediator.live.image import HVC, SMC, Software
 from mediator.live.initramfs import Contents
-from mediator.live.platform import LivePlatform, LiveSettings, Sink
-from mediator.live.qemu import BoardSettings
+from mediator.live.platform import LiveError, LivePlatform, LiveSettings, Sink
+from mediator.live.qemu import BoardSettings, at_el3
 from mediator.live.record import Recording
 from mediator.live.service import Service
 from secure_world.ta import TaRegistry
@@ -67,6 +67,8 @@ class Run:
         sinks: Sequence[Sink] = (),
         lines: LineSink | None = None,
     ) -> None:
+        if settings.conduit == HVC and at_el3(settings.board):
+            raise LiveError(f"bell {settings.board.bell}: a board without EL2 has no {HVC}")
         self.settings = settings
         self.files = files
         self.saboteur = Saboteur(settings.faults) if settings.faults else None

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from mediator.hypervisor.psci import PsciAction
 from mediator.live.guest import LineSink, LiveGuest
 from mediator.live.image import Software
 from mediator.live.mailbox import (
@@ -30,7 +31,8 @@ from mediator.live.mailbox import (
     Mailbox,
 )
 from mediator.live.platform import Forward, LivePlatform
-from mediator.live.qemu import POLLING, BoardSettings, Emulator, Memory
+from mediator.live.power import Power
+from mediator.live.qemu import POLLING, SEMIHOSTING, BoardSettings, Emulator, Memory
 from smccc.constants import psci
 
 SOON: Final = 100_000
@@ -39,6 +41,7 @@ RING_AGAIN: Final = 1_000_000
 """ns until a bell that nobody answered is rung again."""
 IDLE: Final = 0.5
 """Seconds between two looks at the clock when nothing happens."""
+SWITCHED_OFF: Final = "switched off"
 MAX_READ: Final = 1 << 16
 
 _CPU_ON: Final = (psci.PSCI_CPU_ON_AARCH64, psci.PSCI_CPU_ON_AARCH32)
@@ -175,7 +178,7 @@ class Service:
 
     def _gone(self, guest: LiveGuest) -> None:
         code = guest.emulator.process.wait()
-        why = "switched off" if code == 0 else f"emulator ended with {code}"
+        why = SWITCHED_OFF if code == 0 else f"emulator ended with {code}"
         self.stop(guest, why)
 
     def _console(self, guest: LiveGuest) -> None:
@@ -240,7 +243,10 @@ class Service:
         answer = platform.serve(guest.ident, index, regs, kind == CLASS_HVC64, syndrome & 0xFFFF)
         if isinstance(answer, Forward):
             guest.forwarded += 1
-            self._forward(guest, regs, box)
+            if guest.power is None:
+                self._forward(guest, regs, box)
+            else:
+                self._power(guest, guest.power, index, regs, box)
             return
         guest.served += 1
         if self.times is not None:
@@ -277,9 +283,21 @@ class Service:
             box.forward()
         self._wake(guest, box)
 
+    def _power(
+        self, guest: LiveGuest, power: Power, index: int, regs: tuple[int, ...], box: Mailbox
+    ) -> None:
+        """PSCI that the emulator does not have."""
+        answer = power.call(index, regs)
+        if answer is PsciAction.SYSTEM_OFF:
+            self.stop(guest, SWITCHED_OFF)
+        elif answer is PsciAction.SYSTEM_RESET:
+            self.stop(guest, "reset")
+        elif not isinstance(answer, PsciAction):
+            box.answer(answer)
+
     def _wake(self, guest: LiveGuest, box: Mailbox) -> None:
-        if guest.board.bell == POLLING:
-            return
+        if guest.board.bell != SEMIHOSTING:
+            return  # it looks all the time
         guest.ring()
         if len(guest.mailboxes) > 1:
             self.after(RING_AGAIN, partial(self._ring_again, guest, box))

@@ -15,6 +15,9 @@ NOP: Final = 0xD503201F
 EL2: Final = "stub_el2"
 """The stub at EL2: needs ``virtualization=on``."""
 
+EL3: Final = "stub_el3"
+"""The stub at EL3: needs ``secure=on``, and somebody who answers PSCI."""
+
 
 def parse_words(text: str) -> bytes:
     """Machine code of a ``.hex`` text. ``ValueError`` for anything else."""

@@ -20,9 +20,10 @@ from mediator.command import main
 from mediator.live import client, run
 from mediator.live.bundle import Bundle
 from mediator.live.guest import LiveGuest
-from mediator.live.image import HVC, NOTIFICATION_INTID
+from mediator.live.image import HVC, NOTIFICATION_INTID, SMC
 from mediator.live.initramfs import PROBE, RNG, UNLOAD
-from mediator.live.qemu import POLLING, BoardSettings
+from mediator.live.platform import LiveError
+from mediator.live.qemu import POLLING, SEMIHOSTING, UART, BoardSettings
 from mediator.live.result import OK
 from mediator.live.service import our_processes
 from mediator.live.terminal import interact
@@ -53,17 +54,23 @@ def test_the_whole_workload_and_its_replay(files: Bundle, cache: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("vcpus", "conduit", "bell"), [(2, HVC, "semihosting"), (2, "smc", POLLING)]
+    ("vcpus", "conduit", "bell"), [(2, HVC, SEMIHOSTING), (2, SMC, POLLING), (3, SMC, UART)]
 )
 def test_other_ways_to_call(
     files: Bundle, cache: Path, vcpus: int, conduit: str, bell: str
 ) -> None:
+    count = f"test $(grep -c ^processor /proc/cpuinfo) = {vcpus}"
     settings = run.RunSettings(
-        board=BoardSettings(vcpus=vcpus, bell=bell), conduit=conduit, steps=SHORT
+        board=BoardSettings(vcpus=vcpus, bell=bell), conduit=conduit, steps=SHORT, commands=(count,)
     )
     outcome = run.execute(files, settings, cache=cache)
     assert outcome.good, outcome
     assert outcome.guests[0].forwarded > vcpus  # PSCI_VERSION and more, and CPU_ON
+
+
+def test_a_board_without_el2_has_no_hvc(files: Bundle) -> None:
+    with pytest.raises(LiveError, match="hvc"):
+        run.Run(files, run.RunSettings(board=BoardSettings(bell=UART), conduit=HVC))
 
 
 def test_a_guest_that_dies_disturbs_nobody(files: Bundle) -> None:

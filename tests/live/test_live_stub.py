@@ -11,31 +11,41 @@ from pathlib import Path
 
 import pytest
 
+from mediator.hypervisor.psci import PsciAction
 from mediator.live import mailbox, stub
 from mediator.live.mailbox import Mailbox
+from mediator.live.power import Power
+from smccc.constants import psci
 
 AS, OBJCOPY = "aarch64-linux-gnu-as", "aarch64-linux-gnu-objcopy"
-CALL, VECTORS = 0x88, 0x800
+CALLS = {stub.EL2: 0x88, stub.EL3: 0x84}
+VECTORS = 0x800
+STATES = {
+    stub.EL2: ("RUNNING", "REQUEST", "FORWARD", "FAULT"),
+    stub.EL3: ("RUNNING", "REQUEST", "FAULT", "OFF"),
+}
 
 
-def test_the_words_are_the_source(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [stub.EL2, stub.EL3])
+def test_the_words_are_the_source(name: str, tmp_path: Path) -> None:
     if shutil.which(AS) is None:
         pytest.skip(f"{AS} is not installed (Debian package binutils-aarch64-linux-gnu)")
-    (tmp_path / "stub.S").write_text(stub.source(), "utf-8")
+    (tmp_path / "stub.S").write_text(stub.source(name), "utf-8")
     subprocess.run([AS, "-o", "stub.o", "stub.S"], cwd=tmp_path, check=True, timeout=60)
     subprocess.run(
         [OBJCOPY, "-O", "binary", "stub.o", "stub.bin"], cwd=tmp_path, check=True, timeout=60
     )
-    assert stub.code() == (tmp_path / "stub.bin").read_bytes()
+    assert stub.code(name) == (tmp_path / "stub.bin").read_bytes()
 
 
-def test_source_and_mailbox_have_the_same_numbers() -> None:
+@pytest.mark.parametrize("name", [stub.EL2, stub.EL3])
+def test_source_and_mailbox_have_the_same_numbers(name: str) -> None:
     numbers = {
-        name: int(value, 0)
-        for name, value in re.findall(r"\.equ\s+(\w+), (0x[0-9a-f]+|\d+)", stub.source())
+        symbol: int(value, 0)
+        for symbol, value in re.findall(r"\.equ\s+(\w+), (0x[0-9a-f]+|\d+)", stub.source(name))
     }
     assert numbers["MAILBOX"] == mailbox.MAILBOX
-    for state in ("RUNNING", "REQUEST", "FORWARD", "FAULT"):
+    for state in STATES[name]:
         assert numbers[state] == getattr(mailbox, state)
     assert numbers["SMC64"] == mailbox.CLASS_SMC64
     page = bytearray(4096)
@@ -55,9 +65,10 @@ def test_source_and_mailbox_have_the_same_numbers() -> None:
     assert box.state == mailbox.FORWARD
 
 
-def test_only_calls_of_el1_are_served() -> None:
+@pytest.mark.parametrize("name", [stub.EL2, stub.EL3])
+def test_only_calls_of_el1_are_served(name: str) -> None:
     """Fifteen of sixteen vectors lead to the end of the stub, one to the call."""
-    code = stub.code()
+    code, call = stub.code(name), CALLS[name]
     targets = []
     for vector in range(16):
         at = VECTORS + 128 * vector
@@ -65,9 +76,25 @@ def test_only_calls_of_el1_are_served() -> None:
         assert word >> 26 == 0b000101  # b
         offset = (word & 0x3FFFFFF) - (1 << 26 if word & 1 << 25 else 0)
         targets.append(at + 4 * offset)
-    assert targets[8] == CALL
+    assert targets[8] == call
     assert len(set(targets[:8] + targets[9:])) == 1
-    assert CALL not in targets[:8] + targets[9:]
+    assert call not in targets[:8] + targets[9:]
+
+
+def test_vcpus_that_the_emulator_does_not_start() -> None:
+    """At EL3 an entry of 0 means off; PSCI is answered here."""
+    pages = [bytearray(4096) for _ in range(2)]
+    boxes = [Mailbox(memoryview(page)) for page in pages]
+    power = Power(boxes)
+    on = (psci.PSCI_CPU_ON_AARCH64, 1, 0x4020_0000, 7, 0, 0, 0, 0)
+    assert power.call(0, on) == (0, *on[1:])
+    assert struct.unpack_from("<QQ", pages[1], 0x58) == (0x4020_0000, 7)
+    already = (1 << 64) + psci.PSCI_E_ALREADY_ON
+    assert power.call(0, on)[0] == already  # type: ignore[index]
+    assert power.call(1, (psci.PSCI_CPU_OFF, *[0] * 7)) is PsciAction.CPU_OFF
+    assert struct.unpack_from("<QQ", pages[1], 0x50) == (mailbox.OFF, 0)
+    assert power.power_state(1) == psci.PSCI_0_2_AFFINITY_LEVEL_OFF
+    assert power.call(0, (psci.PSCI_SYSTEM_OFF, *[0] * 7)) is PsciAction.SYSTEM_OFF
 
 
 @pytest.mark.parametrize("text", ["0: 1\n0: 2\n", "2: 1\n", "x\n"])
