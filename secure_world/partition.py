@@ -13,7 +13,7 @@ from secure_world.notification import Notifications
 from secure_world.session import SessionTable
 from secure_world.settings import NOTIFICATION_BASE
 from secure_world.shm import ContiguousMemory, SharedMemory, ShmTable
-from secure_world.thread import FREE, Running, Thread
+from secure_world.thread import FREE, Calls, Thread
 from secure_world.waiting import TeeCondition, TeeMutex, WaitQueue
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ class PartitionGone(BaseException):
     """Ends a thread whose partition is destroyed. Not an Exception: no TA may take it for its own."""
 
 
-def _end(coroutine: Running) -> None:
+def _end(coroutine: Calls) -> None:
     """End a suspended call. What a TA's clean-up code does then has no effect and no say."""
     for _ in range(END_TRIES):
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Coroutine, Generator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from secure_world import events
 from secure_world.bus import BusError
@@ -76,6 +76,21 @@ def leave(registers: LeaveRegs) -> Generator[LeaveRegs, ResumeRegs, ResumeRegs]:
     return (yield registers)
 
 
+Calls = Generator[LeaveRegs | int, Any, None]
+"""Sent a ``Running`` and then what that is resumed with: two types, where a generator has one."""
+
+
+@types.coroutine
+def calls_in_turn() -> Calls:
+    """Runs one call after another: sent a call, yields what that leaves with, and its a0 at the end.
+
+    A coroutine that is driven directly ends with an exception, which is slow to raise and to catch.
+    """
+    call = yield 0
+    while True:
+        call = yield (yield from call)
+
+
 class ReeBuffer:
     """Memory got by SHM_ALLOC: what the core needs to use, name and free it."""
 
@@ -121,7 +136,8 @@ class Thread:
 
     The message of the running call is at ``arg_at``, in ``arg_memory`` or (None) in physical
     memory; an RPC argument behind it is at ``behind_at`` in the same memory (-1: there is none).
-    ``cached`` is an argument that was allocated by RPC. ``dirty``: the call has something to give
+    ``calls`` runs its calls (made for the first one), ``coroutine`` is the same while one is
+    suspended. ``cached`` is an argument that was allocated by RPC. ``dirty``: the call has something to give
     back before it ends.
     """
 
@@ -130,6 +146,7 @@ class Thread:
         "arg_memory",
         "behind_at",
         "cached",
+        "calls",
         "coroutine",
         "dirty",
         "fs_buffer",
@@ -147,7 +164,8 @@ class Thread:
         self.partition = partition
         self.index = index
         self.state = FREE
-        self.coroutine: Running | None = None
+        self.calls: Calls | None = None
+        self.coroutine: Calls | None = None
         self.arg_memory: SharedMemory | None = None
         self.arg_at = 0
         self.behind_at = -1
@@ -159,6 +177,12 @@ class Thread:
         self.spent_ns = 0
         self.fs_buffer: ReeBuffer | None = None
         self.held: list[TeeMutex] = []
+
+    def start(self) -> Calls:
+        """What runs the calls of this thread, ready for the first."""
+        self.calls = calls = calls_in_turn()
+        calls.send(None)
+        return calls
 
     # The message of the call: in a page by physical address, or in a registered object.
 

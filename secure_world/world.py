@@ -184,21 +184,21 @@ class SecureWorld:
             self.sink(events.ThreadStarted(partition.client, thread.index, a0))
         thread.state = RUNNING
         begin, behind = entry
-        coroutine = begin(thread, (a1 & _M32) << 32 | a2 & _M32, a3 & _M32, behind)
-        if coroutine is None:
+        call = begin(thread, (a1 & _M32) << 32 | a2 & _M32, a3 & _M32, behind)
+        if call is None:
             return self._ended(thread, thread.result)
-        try:
-            registers = coroutine.send(None)
-        except StopIteration as stop:
+        calls = thread.calls or thread.start()
+        left = calls.send(call)
+        if isinstance(left, int):
             if self.sink is not None:
-                return self._ended(thread, stop.value)
+                return self._ended(thread, left)
             thread.state = FREE
-            return (stop.value, 0, 0, 0)
-        thread.coroutine = coroutine
+            return (left, 0, 0, 0)
+        thread.coroutine = calls
         thread.state = SUSPENDED
         if self.sink is not None:
-            thread.report_suspension(registers)
-        return (registers[0], registers[1], registers[2], thread.index)
+            thread.report_suspension(left)
+        return (left[0], left[1], left[2], thread.index)
 
     def _lying_smc(
         self,
@@ -269,14 +269,13 @@ class SecureWorld:
         if self.sink is not None:
             self.sink(events.ThreadResumed(partition.client, index))
         thread.state = RUNNING
-        try:
-            registers = coroutine.send(value)
-        except StopIteration as stop:
-            return self._ended(thread, stop.value)
+        left = coroutine.send(value)
+        if isinstance(left, int):
+            return self._ended(thread, left)
         thread.state = SUSPENDED
         if self.sink is not None:
-            thread.report_suspension(registers)
-        return (registers[0], registers[1], registers[2], index)
+            thread.report_suspension(left)
+        return (left[0], left[1], left[2], index)
 
     def _ended(self, thread: Thread, result: int) -> Registers4:
         thread.coroutine = None
