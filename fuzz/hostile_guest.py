@@ -411,13 +411,14 @@ class HostileGuest(RuleBasedStateMachine):
 
     def _drain(self) -> None:
         """DISABLE_SHM_CACHE until ENOTAVAIL says that nothing is cached any more (bug class 10)."""
+        status = smc.OPTEE_SMC_RETURN_OK
         for _ in range(MAX_CACHED):
             outcome = self.bench.trap_registers(
                 HOSTILE, (smc.OPTEE_SMC_DISABLE_SHM_CACHE, 0, 0, 0, 0, 0, 0, 0)
             )
-            if outcome.regs[0] & MASK32 != smc.OPTEE_SMC_RETURN_OK:
+            status = outcome.regs[0] & MASK32
+            if status != smc.OPTEE_SMC_RETURN_OK:
                 break
-        status = outcome.regs[0] & MASK32
         if status != smc.OPTEE_SMC_RETURN_ENOTAVAIL:
             self.bench.inspector.report("I7", HOSTILE, f"draining the cache ends in {status:#x}")
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from fuzz.bench import Bench
-from fuzz.inspector import mark
+from fuzz.inspector import mark, tuple_of
 from fuzz.service import Service
 from secure_world.apps.basic import Arithmetic, MemoryReferences
 from smccc.calls import messages as commands
@@ -19,11 +19,14 @@ from smccc.constants import optee_smc as smc
 from smccc.constants import tee
 from smccc.message import Message, Param, attribute, parse_message
 from smccc.page_list import build_page_list
-from smccc.registers import MASK32
-from specs.target import PAGE_SIZE
+from smccc.registers import MASK32, split
+from specs.target import PAGE_SIZE, Outcome, Registers
 
 MAX_ROUNDS: Final = 64
 """RPCs of one call: far more than the applications used here need."""
+
+RUBBISH: Final = tuple([0xDEAD_0000 + index for index in range(8)])
+"""What its compiler leaves above the 32-bit arguments."""
 
 COOKIE: Final = 0x0BAD_5EED_0000_2000
 """The victim's only registered buffer."""
@@ -58,18 +61,26 @@ class Victim:
         bench, guest = self._bench, self.guest
         carrier = self._view.carriers[self._turn % len(self._view.carriers)]
         bench.store(guest, ((carrier, message.build()),))
-        outcome = bench.call(guest, self._function, carrier)
+        outcome = self._trap((self._function, *split(carrier), 1, 0, 0, 0, 0))
         for _ in range(MAX_ROUNDS):
             pending = bench.pending(guest)
             if not pending:
                 break
             reply = self._service.answer(pending[0])
             bench.store(guest, reply.writes)
-            outcome = bench.trap_registers(guest, reply.registers)
+            outcome = self._trap(reply.registers)
         if outcome.regs[0] & MASK32 != smc.OPTEE_SMC_RETURN_OK:
             self._report(f"an honest call of command {message.cmd} returns {outcome.regs[0]:#x}")
             return None
         return parse_message(bench.load(guest, carrier, PAGE_SIZE))
+
+    def _trap(self, registers: Registers) -> Outcome:
+        """Every other time with rubbish in the high words, which do not count (bug class 8)."""
+        if self._turn % 2:
+            registers = tuple_of(
+                [rubbish << 32 | word for rubbish, word in zip(RUBBISH, registers, strict=True)]
+            )
+        return self._bench.trap_registers(self.guest, registers)
 
     def start(self) -> None:
         """Open the sessions."""

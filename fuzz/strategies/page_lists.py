@@ -31,14 +31,11 @@ class ListFlaw(StrEnum):
     LOW_BIT_LINK = "low bits in a link"
     STRAY_ENTRY = "an entry that is not the guest's RAM"
     LOW_BIT_ENTRY = "low bits in an entry"
+    HIGH_BIT_ENTRY = "a bit above the address of an entry that is good otherwise"
     WILD_ENTRY = "an entry that is any number"
     WILD_SIZE = "a size that the list does not have"
     NO_SIZE = "size 0"
     STRAY_LIST = "a list outside of the guest's RAM"
-
-
-TOLERABLE: Final = frozenset((ListFlaw.NONE, ListFlaw.LOW_BIT_ENTRY, ListFlaw.LOW_BIT_LINK))
-"""Flaws that a mediator may overlook: it masks the low bits and the TEE gets its own list anyway."""
 
 
 @frozen
@@ -140,6 +137,9 @@ def hostile_listed_buffers(
         case ListFlaw.LOW_BIT_ENTRY:
             low = draw(st.sampled_from((1, 8, 0xFFF)))
             return _put(buffer, *where, buffer.entries[entry] | low, flaw)
+        case ListFlaw.HIGH_BIT_ENTRY:
+            high = draw(st.sampled_from((44, 48, 52, 63)))
+            return _put(buffer, *where, buffer.entries[entry] | 1 << high, flaw)
         case ListFlaw.WILD_ENTRY:
             return _put(buffer, *where, draw(edge_integers(64)), flaw)
         case ListFlaw.WILD_SIZE:
