@@ -26,7 +26,7 @@ from mediator.optee.core import (
     Core,
     Registers,
 )
-from mediator.optee.plan import RET_FIELDS
+from mediator.optee.plan import RET_FIELDS, references, segments
 from mediator.optee.records import (
     BY_ADDRESS,
     BY_COOKIE,
@@ -169,7 +169,7 @@ async def _start(
     data: bytes,
 ) -> Registers:
     """From the snapshot of the message to the TEE. ``data`` starts with the message."""
-    count: int = _WORD.unpack_from(data, NUM_PARAMS_OFFSET)[0]
+    count: int = _WORD.unpack(data[NUM_PARAMS_OFFSET:HEADER_SIZE])[0]
     if count > MAX_PARAMS:
         return await _fail(core, sys, guest, call, regs, tee.TEE_ERROR_BAD_PARAMETERS)
     size = HEADER_SIZE + count * PARAM_SIZE
@@ -184,7 +184,8 @@ async def _start(
     carrier = call.carrier
     if carrier is not None and size > len(data):
         data = await place.read_rest(sys, guest, carrier, call.position, data, size)
-    fields = MESSAGE[count].unpack_from(data)
+    message = data[:size]
+    fields = MESSAGE[count].unpack(message)
     command = fields[0]
     if command > core.last_command:
         return await _refuse(core, sys, guest, call, regs, smc.OPTEE_SMC_RETURN_EBADCMD)
@@ -194,14 +195,13 @@ async def _start(
     call.outputs = plan.outputs
     shadow = call.shadow
     assert shadow is not None
-    shadow.mem[:size] = data[:size]
+    shadow.mem[:size] = message
     if core.sink is not None:
         core.sink(events.CallStarted(guest.id, call.serial, vcpu, call.function, command))
     if command == UNREGISTER_SHM and count:
         call.target = guest.buffers.get(fields[11])
     if plan.rmem and command <= INVOKE_COMMAND:
-        # Cookie 0 is a null reference.
-        call.named = named = [fields[at] for at in plan.rmem if fields[at]]
+        call.named = named = references(plan.rmem, fields)
         if guest.rpc_buffers and not guest.rpc_buffers.keys().isdisjoint(named):
             # The TEE knows the mediator's own page under this name.
             bad = tee.TEE_ERROR_BAD_PARAMETERS
@@ -397,14 +397,14 @@ async def _end(
             target.doomed = True
     carrier = call.carrier
     if carrier is None:
-        results = call.outputs.segments(data, 0)
+        results = segments(call.outputs, data, 0)
         written = await sys.write_guest(guest.id, call.page, results)
     elif call.inside + call.size <= PAGE_SIZE:
-        results = call.outputs.segments(data, call.inside)
+        results = segments(call.outputs, data, call.inside)
         await sys.write_pinned(guest.id, call.page, results)
         written = True
     else:
-        written = await place.write_back(sys, guest, call, call.outputs.segments(data, 0))
+        written = await place.write_back(sys, guest, call, segments(call.outputs, data, 0))
     await core.release_call(sys, guest, call)
     if status & M32 == ETHREAD_LIMIT and not guest.live_calls:
         # Passed on, but a driver that waits for another of its calls to end waits for ever.
@@ -434,20 +434,25 @@ async def return_from_rpc(
     call = guest.suspended.get(thread)
     if call is None or call.leaving:
         return (smc.OPTEE_SMC_RETURN_ERESUME, *regs[1:])
-    del guest.suspended[thread]
     if core.sink is not None:
         core.sink(events.RpcAnswered(guest.id, call.serial, thread, vcpu))
     try:
-        if call.own_thread:
-            return await _resume_own(core, sys, guest, vcpu, regs, call)
         if call.rpc_function == rpc.FUNC_CMD:
+            # The thread stays suspended, and its id taken, until the TEE is entered: the guest may
+            # be needed once more before that.
+            call.leaving = True
             try:
                 out = await rpc.answer_in(core, sys, guest, call, regs)
             finally:
                 await rpc.put_down(core, sys, call)
+            call.leaving = False
             if out is not None:
                 return out
+            del guest.suspended[thread]
             return await _enter(core, sys, guest, vcpu, regs, call, RETURN_FROM_RPC, 0, 0, thread)
+        del guest.suspended[thread]
+        if call.own_thread:
+            return await _resume_own(core, sys, guest, vcpu, regs, call)
         if call.rpc_function == rpc.FUNC_ALLOC:
             pa = await rpc.allocated(core, sys, guest, regs)
             return await _enter(

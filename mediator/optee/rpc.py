@@ -288,7 +288,6 @@ async def _walk_allocation(
     assert buffer is not None
     result = await memory.walk(core, sys, guest, buffer)
     if result == memory.PREEMPTED:
-        guest.suspended[call.thread] = call
         return (smc.OPTEE_SMC_RETURN_RPC_FOREIGN_INTR, 0, 0, call.thread, *regs[4:])
     call.walk = None
     if result:
@@ -330,7 +329,6 @@ async def _free_again(
         _failed_allocation(mem, base)
         return None
     call.own_free = True
-    guest.suspended[call.thread] = call
     if core.sink is not None:
         core.sink(events.RpcToGuest(guest.id, call.serial, call.thread, FUNC_CMD, SHM_FREE))
     return (

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -141,8 +142,7 @@ def event(draw: st.DrawFn) -> Event:
     kind = draw(st.sampled_from([kind for kind in KINDS if issubclass(kind, tuple)]))
     fields = getattr(kind, "_fields", ())
     values = [draw(FIELDS.get(name, NUMBER)) for name in fields]
-    made: Event = kind(*values)
-    return made
+    return cast("Callable[..., Event]", kind)(*values)
 
 
 @given(st.lists(event(), max_size=40))

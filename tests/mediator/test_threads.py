@@ -123,6 +123,41 @@ def test_an_id_that_the_tee_uses_twice_loses_no_call(rig: Rig) -> None:
     assert not rig.pinned()
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_id_that_the_tee_uses_while_its_thread_waits_for_the_mediator(fails: bool) -> None:
+    """A long SHM_ALLOC answer is being walked when the TEE gives its thread's id to another call.
+
+    The walk stops on the way, or the guest must be asked to free what it allocated: the first call
+    goes to the guest once more, and neither of the two is lost.
+    """
+    rig = Rig(MediatorSettings(limits=Limits(walk_entries=511)))
+    rig.put(RAM, msg(1))
+    rig.host.script = [request(msg(6, ret=0xFFFF0000, params=[(1, 0, 4096, 8)]))]
+    assert rig.call(RPC_ARG, 0, RAM)[3] == 1
+    pages = [BUFFER] * 599 + [0x7000_0000 if fails else BUFFER]
+    rig.put_list(RAM + 0x20_000, pages)
+    rig.put(RAM + 32, msg(6, params=[(0x20A, RAM + 0x20_000, 600 * PAGE_SIZE, 9)]))
+    read = rig.host.read_page_list
+    other: list[tuple[int, ...]] = []
+
+    def racing(guest: int, ipa: int, entries: int) -> tuple[bytes, int] | None:
+        if not other:
+            other.append(())
+            rig.put(RAM + 0x3000, msg(1))
+            rig.host.script = [answer(INTR, 0, 0, 1)]
+            other[0] = rig.call(RPC_ARG, 0, RAM + 0x3000)
+        return read(guest, ipa, entries)
+
+    rig.host.read_page_list = racing  # type: ignore[method-assign]
+    rig.host.preempt = [not fails]
+    assert rig.call(RETURN, 0, 0, 1)[:4] == (CMD if fails else INTR, 0, 0, 1)
+    assert other[0][0] == 0, "the TEE's mistake ends the call that it was made with"
+    assert rig.message(RAM + 0x3000, 0)[5:7] == (0xFFFF000E, 2)
+    assert rig.call(RETURN, 0, 0, 1)[0] == 0
+    assert rig.info()[0] == 0, "no call is in flight for ever"
+    assert rig.pinned() == (0 if fails else 600)
+
+
 def test_a_guest_that_takes_its_page_away_does_not_keep_the_processor(rig: Rig) -> None:
     """The TEE asks again and again; each request fails, and now and then the guest may run."""
     rig.put(RAM, msg(1))

@@ -321,6 +321,9 @@ ROUNDS: dict[str, Killer] = {
         threads.test_what_is_not_suspended_here_is_not_the_tees_to_judge, RIG, 2
     ),
     "resume.running-thread": by(threads.test_a_thread_that_runs_cannot_be_resumed, RIG),
+    "resume.id-free-too-early": by(
+        threads.test_an_id_that_the_tee_uses_while_its_thread_waits_for_the_mediator, True
+    ),
     "resume.before-the-request": by(
         rpc.test_the_guest_cannot_answer_before_the_request_is_complete, RIG
     ),

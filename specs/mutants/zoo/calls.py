@@ -23,10 +23,10 @@ FETCHING = (
         plant=edits(
             (
                 _START,
-                "fields = MESSAGE[count].unpack_from(data)",
+                "message = data[:size]",
                 "data = await sys.read_guest(guest.id, call.page, PAGE_SIZE) or data"
                 " if call.carrier is None else data\n"
-                "    fields = MESSAGE[count].unpack_from(data)",
+                "    message = data[:size]",
             )
         ),
     ),
@@ -39,8 +39,8 @@ FETCHING = (
         plant=edits(
             (
                 _START,
-                "shadow.mem[:size] = data[:size]",
-                "shadow.mem[:size] = data[:size] if call.carrier is None"
+                "shadow.mem[:size] = message",
+                "shadow.mem[:size] = message if call.carrier is None"
                 " or call.inside + size > PAGE_SIZE"
                 " else await sys.read_pinned(guest.id, call.page + call.inside, size)",
             )

@@ -107,11 +107,36 @@ THREADS = (
         bug_class=23,
         breaks=("rpc.resume-suspended-only", "rpc.thread-id-reuse"),
         plant=edits(
-            (_RETURN, "del guest.suspended[thread]", "pass"),
+            (
+                _RETURN,
+                "del guest.suspended[thread]\n        if call.own_thread:",
+                "if call.own_thread:",
+            ),
             (
                 _LEAVE,
                 "or thread in guest.suspended",
                 "or guest.suspended.get(thread, call) is not call",
+            ),
+        ),
+    ),
+    Mutant(
+        id="resume.id-free-too-early",
+        story="Gives the thread id up when the guest comes back, although the guest may be needed"
+        " once more before the TEE is entered: a TEE that uses the id meanwhile has one of two"
+        " calls forgotten.",
+        bug_class=28,
+        breaks=("contain.secure-world", "I3"),
+        plant=edits(
+            (_RETURN, "call.leaving = True", "del guest.suspended[thread]"),
+            (
+                _RETURN,
+                "call.leaving = False\n            if out is not None:",
+                "if out is not None:\n                guest.suspended[thread] = call",
+            ),
+            (
+                _RETURN,
+                "del guest.suspended[thread]\n            return await _enter(",
+                "return await _enter(",
             ),
         ),
     ),
