@@ -8,8 +8,6 @@ makes the table start again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from operator import itemgetter
 from typing import Final
 
 from smccc.constants import optee_msg as msg
@@ -48,29 +46,29 @@ PARAM_CLASS: Final = _classes()
 """Type byte → what the mediator does about it. Types that are holes pass through untouched."""
 
 
-class Outputs:
-    """Where the results of a message lie: ``ranges``, (start, end) in ascending order; two or more."""
+def segments(
+    outputs: tuple[tuple[int, int], ...], data: bytes, base: int
+) -> list[tuple[int, bytes]]:
+    """The results in ``data``, as segments of a page in which the message begins at ``base``."""
+    # A plain loop: a comprehension would make a function and cells for every call.
+    found = []
+    for start, end in outputs:
+        found.append((base + start, data[start:end]))
+    return found
 
-    __slots__ = ("_cut", "_starts", "ranges")
 
-    def __init__(self, ranges: tuple[tuple[int, int], ...]) -> None:
-        self.ranges = ranges
-        self._starts = tuple([start for start, _ in ranges])
-        first, second, *rest = [slice(start, end) for start, end in ranges]
-        self._cut: Callable[[bytes], tuple[bytes, ...]] = itemgetter(first, second, *rest)
-
-    def segments(self, data: bytes, base: int) -> list[tuple[int, bytes]]:
-        """The results in ``data``, as segments of a page in which the message begins at ``base``."""
-        if not base:
-            return list(zip(self._starts, self._cut(data), strict=True))
-        found = []
-        for start, end in self.ranges:
-            found.append((base + start, data[start:end]))
-        return found
+def references(places: tuple[int, ...], fields: tuple[int, ...]) -> list[int]:
+    """The references of registered memory at ``places`` that are not null (0)."""
+    found = []
+    for place in places:
+        reference = fields[place]
+        if reference:
+            found.append(reference)
+    return found
 
 
 class Plan:
-    """``outputs``: every result of the message. ``tmem``: parameters to translate. ``rmem``: places
+    """``outputs``: (start, end) of every result of the message. ``tmem``: parameters to translate. ``rmem``: places
     of the references of registered memory among the words of the unpacked message."""
 
     __slots__ = ("outputs", "rmem", "tmem")
@@ -91,13 +89,9 @@ class Plan:
             elif what & _RMEM:
                 rmem.append(REFERENCE + 4 * index)
             at += PARAM_SIZE
-        self.outputs = Outputs(tuple(outputs))
+        self.outputs = tuple(outputs)
         self.tmem = tuple(tmem)
         self.rmem = tuple(rmem)
-
-
-NO_PARAMS: Final = Plan(())
-"""Of a message without parameters."""
 
 
 class Plans:

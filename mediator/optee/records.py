@@ -8,7 +8,6 @@ goes, they go. The records hold plain integers and bytes, so that a snapshot is 
 from __future__ import annotations
 
 from mediator.host import PAGE_MASK, PAGE_SHIFT, Shadow
-from mediator.optee.plan import NO_PARAMS
 
 REGISTERED = 0
 TEMPORARY = 1
@@ -100,7 +99,7 @@ class Call:
     ``serial`` unique per guest; ``way`` BY_ADDRESS or BY_COOKIE; ``page``: page of the message, its IPA
     or, by cookie, the physical address; then ``carrier`` and ``position`` name buffer and byte, and
     ``inside`` is the offset in the page; ``size``: bytes of the message;
-    ``outputs``: every result; ``rpc_at``: offset of the RPC argument behind
+    ``outputs``: (start, end) of every result; ``rpc_at``: offset of the RPC argument behind
     the message (0: classic call); ``rpc_room``: parameters that it has room for.
     """
 
@@ -148,7 +147,7 @@ class Call:
         self.carrier: Buffer | None = None
         self.position = 0
         self.size = 0
-        self.outputs = NO_PARAMS.outputs
+        self.outputs: tuple[tuple[int, int], ...] = ()
         self.pending: list[int] = []
         self.buffers: list[Buffer] = []
         # References of registered memory that the message holds: the TEE may look them up and use

@@ -13,7 +13,6 @@ from typing import Final, TypeVar, cast
 
 from mediator.host import Shadow
 from mediator.optee.core import Core
-from mediator.optee.plan import Outputs
 from mediator.optee.records import Buffer, Call, Guest, RpcBuffer
 from mediator.optee.syscalls import Syscalls
 
@@ -123,7 +122,7 @@ def _guest(guest: Guest) -> Plain:
         calls.append(
             {
                 **_fields(call, _CALL_FIELDS),
-                "outputs": [list(output) for output in call.outputs.ranges],
+                "outputs": [list(output) for output in call.outputs],
                 "shadow": _pages(call.shadow),
                 "alloc_list": _pages(call.alloc_list),
                 "carrier": name(call.carrier),
@@ -197,7 +196,7 @@ async def restore(core: Core, sys: Syscalls, data: Plain) -> None:
             call = Call(0, 0, 0)
             _set(call, item, _CALL_FIELDS)
             outputs = cast("list[list[int]]", item["outputs"])
-            call.outputs = Outputs(tuple([(start, end) for start, end in outputs]))
+            call.outputs = tuple([(start, end) for start, end in outputs])
             call.shadow = await shadow(item["shadow"])
             call.alloc_list = await shadow(item["alloc_list"])
             call.carrier = _at(buffers, item["carrier"])
