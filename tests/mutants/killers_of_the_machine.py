@@ -12,6 +12,7 @@ from tests.hypervisor_machine import test_end_of_guest as end
 from tests.hypervisor_machine import test_life as life
 from tests.hypervisor_machine import test_traps as traps
 from tests.hypervisor_machine import test_vgic as vgic
+from tests.hypervisor_machine import test_wake_ups as wakes
 from tests.hypervisor_memory import test_bus as bus
 from tests.hypervisor_memory import test_counts as counts
 from tests.hypervisor_memory import test_guests as guests
@@ -77,6 +78,12 @@ HOST: dict[str, Killer] = {
     ),
     "host.quarantine-forgotten": by(guests.test_a_guest_in_quarantine_keeps_its_pages_and_its_id),
     "host.trap-cut-short": by(life.test_an_entry_in_flight_completes_before_teardown_begins),
+    "vcpu.pending-without-a-wake": by(
+        wakes.test_an_interrupt_that_comes_during_the_wait_ends_it, Mode.DIRECT
+    ),
+    "vcpu.sleeps-without-a-look": by(
+        wakes.test_an_interrupt_that_came_before_the_wait_ends_it, Mode.DIRECT
+    ),
     "vgic.edge-while-active-lost": by(vgic.test_an_edge_while_active_is_remembered_once),
     "vgic.acknowledge-clears-the-line": by(
         vgic.test_a_level_interrupt_comes_back_after_its_end_while_the_line_is_high

@@ -351,9 +351,15 @@ LIVES: dict[str, Killer] = {
     "life.refused-guest-stays": by(LIFE.test_a_refused_guest_has_no_context),
     "life.refusal-ignored": by(LIFE.test_a_refused_guest_has_no_context),
     "life.torn-down-under-a-call": by(LIFE.test_teardown_while_an_entry_is_in_flight_waits_for_it),
-    "life.dying-guest-is-served": by(DEATH.test_a_guest_dies_in_every_state, failures.register, True),
-    "life.suspended-calls-forgotten": by(DEATH.test_a_guest_dies_in_every_state, failures.rpc_allocation, False),
-    "life.message-buffers-forgotten": by(DEATH.test_a_guest_dies_in_every_state, failures.classic_rpc, False),
+    "life.dying-guest-is-served": by(
+        DEATH.test_a_guest_dies_in_every_state, failures.register, True
+    ),
+    "life.suspended-calls-forgotten": by(
+        DEATH.test_a_guest_dies_in_every_state, failures.rpc_allocation, False
+    ),
+    "life.message-buffers-forgotten": by(
+        DEATH.test_a_guest_dies_in_every_state, failures.classic_rpc, False
+    ),
     "life.told-first": by(DEATH.test_a_guest_dies_in_every_state, failures.register, True),
     "life.teardown-in-one-go": by(LIFE.test_teardown_can_stop_at_every_question, 3),
     "life.preempted-is-done": by(
