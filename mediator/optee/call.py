@@ -54,6 +54,7 @@ NONCONTIG: Final = msg.OPTEE_MSG_ATTR_NONCONTIG
 FIRST_READ: Final = HEADER_SIZE + 6 * PARAM_SIZE
 """Bytes of a slot that are read at first: what Linux needs for any message of its own, so that one
 read is enough, and no more of what lies behind a shorter one."""
+LAST_WHOLE_READ: Final = PAGE_SIZE - FIRST_READ
 
 _RET: Final = struct.Struct("<2I")
 _RET_AT: Final = RET_FIELDS[0]
@@ -96,7 +97,7 @@ async def _by_address(
             return await _refuse(core, sys, guest, call, regs, EBADADDR)
         if len(page) != PAGE_SIZE:
             raise HostError("read_guest", f"{len(page)} bytes instead of {PAGE_SIZE}")
-        return await _start(core, sys, guest, vcpu, regs, call, page)
+        return await _start(core, sys, guest, vcpu, regs, call, page, PAGE_SIZE)
     except Exception:
         await core.drop_call(sys, guest, call)
         raise
@@ -127,16 +128,18 @@ async def call_with_regd_arg(
     carrier.users += 1
     pa = carrier.pa(position)
     call.position = position
-    call.page = pa & ~PAGE_MASK
     call.inside = inside = pa & PAGE_MASK
+    call.page = pa - inside
     try:
         call.shadow = core.free_pages.pop() if core.free_pages else await sys.alloc_shadow(1)
         if call.shadow is None:
             return await _refuse(core, sys, guest, call, regs, smc.OPTEE_SMC_RETURN_ENOMEM)
-        data = await sys.read_pinned(guest.id, pa, min(FIRST_READ, PAGE_SIZE - inside))
+        first = FIRST_READ if inside <= LAST_WHOLE_READ else PAGE_SIZE - inside
+        data = await sys.read_pinned(guest.id, pa, first)
         if len(data) < HEADER_SIZE:
             data = await place.read_rest(sys, guest, carrier, position, data, HEADER_SIZE)
-        return await _start(core, sys, guest, vcpu, regs, call, data)
+        room = carrier.length - position
+        return await _start(core, sys, guest, vcpu, regs, call, data, room)
     except Exception:
         await core.drop_call(sys, guest, call)
         raise
@@ -167,8 +170,12 @@ async def _start(
     regs: Registers,
     call: Call,
     data: bytes,
+    room: int,
 ) -> Registers:
-    """From the snapshot of the message to the TEE. ``data`` starts with the message."""
+    """From the snapshot of the message to the TEE.
+
+    ``data`` starts with the message; ``room``: bytes from there to the end of what it lies in.
+    """
     count: int = _WORD.unpack(data[NUM_PARAMS_OFFSET:HEADER_SIZE])[0]
     if count > MAX_PARAMS:
         return await _fail(core, sys, guest, call, regs, tee.TEE_ERROR_BAD_PARAMETERS)
@@ -177,9 +184,7 @@ async def _start(
         call.rpc_at = size
         call.rpc_room = guest.rpc_params
         end = size + HEADER_SIZE + guest.rpc_params * PARAM_SIZE
-        if end > PAGE_SIZE or (
-            call.carrier is not None and call.position + end > call.carrier.length
-        ):
+        if end > room or end > PAGE_SIZE:
             return await _refuse(core, sys, guest, call, regs, EBADADDR)
     carrier = call.carrier
     if carrier is not None and size > len(data):
