@@ -121,7 +121,9 @@ def test_the_standard_watch_has_a_checker_for_each_invariant() -> None:
 
 
 NUMBER = st.integers(0, (1 << 64) - 1) | st.integers(0, 5)
-SEGMENTS = st.lists(st.tuples(st.integers(0, 4095), st.binary(max_size=80)), max_size=3).map(lambda pairs: tuple(pairs))
+SEGMENTS = st.lists(st.tuples(st.integers(0, 4095), st.binary(max_size=80)), max_size=3).map(
+    lambda pairs: tuple(pairs)
+)
 REGISTERS = st.lists(NUMBER, min_size=8, max_size=8).map(lambda words: tuple(words))
 FIELDS: dict[str, st.SearchStrategy[object]] = {
     "registers": REGISTERS,
