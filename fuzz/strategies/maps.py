@@ -45,7 +45,8 @@ def _ram(draw: st.DrawFn, frames: _Frames, least: int, most: int) -> list[Region
     left = draw(st.integers(least, most))
     for base in RAM_BASES:
         last = base == RAM_BASES[-1] or left < 2
-        pages = left if last else draw(st.integers(left // 2, left))
+        # Drawn as what is left over, so that it shrinks to a single region.
+        pages = left if last else left - draw(st.integers(0, left // 2))
         if pages:
             step = PAGE_SIZE * draw(st.sampled_from((1, 3, 2)))
             regions.append(Region(base, pages, PageKind.RAM, frames.take(pages, step), step))

@@ -53,6 +53,7 @@ def calls(kinds: tuple[type[Call], ...] = _TYPES) -> st.SearchStrategy[Call]:
     return st.sampled_from(kinds).flatmap(_fields)
 
 
+@remembered
 def _fields(kind: type[Call]) -> st.SearchStrategy[Call]:
     by_name = {slot.field: _field(slot) for slot in kind.SLOTS}
     names = [field.name for field in attrs.fields(kind) if field.name in by_name]
