@@ -111,8 +111,8 @@ async def guest_destroyed(core: Core, sys: Syscalls, guest: int) -> bool:
 async def _release_all(core: Core, sys: Syscalls, record: Guest) -> bool:
     while record.live_calls:
         call = next(iter(record.live_calls.values()))
-        # Its buffers go below, one by one, like all others.
-        call.buffers, call.walk = [], None
+        # Its buffers go below, one by one, like all others, and so do those that it names.
+        call.buffers, call.walk, call.named = [], None, []
         await core.drop_call(sys, record, call)
     if await sys.should_preempt():
         return False

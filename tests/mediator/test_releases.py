@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 
 import pytest
@@ -366,6 +367,25 @@ class TestDeath:
         assert rig.pinned() == 4, "the TEE still has them: nobody may reuse the pages"
         rig.host.always_preempt = False
         assert rig.tee.destroy_guest(0) == Done()
+        assert not rig.pinned()
+
+    def test_buffers_that_are_held_for_another_call_go_one_by_one_too(self) -> None:
+        """Temporary buffers whose calls have ended, but which a suspended call names."""
+        rig = Rig()
+        count = 4
+        rig.put(RAM + 0x3000, msg(1, params=[(6, 0, 64, 100 + index) for index in range(count)]))
+        rig.host.script = [answer(INTR, 0, 0, 2)]
+        assert rig.call(RPC_ARG, 0, RAM + 0x3000)[3] == 2
+        for index in range(count):
+            rig.put_list(LIST, [BUFFER + index * PAGE_SIZE])
+            invoke(rig, (0x209, LIST, 64, 100 + index))
+        assert rig.pinned() == count
+        left = []
+        rig.host.preempt = [True, *[False, True] * 20]
+        while rig.tee.destroy_guest(0) == Preempted():
+            left.append(rig.pinned())
+        assert left[0] == count
+        assert all(before - after <= 1 for before, after in itertools.pairwise(left))
         assert not rig.pinned()
 
     def test_a_tee_that_refuses_the_end_changes_nothing_here(self) -> None:

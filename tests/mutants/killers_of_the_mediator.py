@@ -8,7 +8,9 @@ from smccc.constants import optee_smc as smc
 from tests.mediator import test_buffers as buffers
 from tests.mediator import test_calls_with_rpc_arg as slots
 from tests.mediator import test_failures as failures
+from tests.mediator import test_holds as holds
 from tests.mediator import test_lists as lists
+from tests.mediator import test_nested as nested
 from tests.mediator import test_offers as offers
 from tests.mediator import test_one_snapshot as snapshot
 from tests.mediator import test_releases as releases
@@ -362,6 +364,9 @@ LIVES: dict[str, Killer] = {
     ),
     "life.told-first": by(DEATH.test_a_guest_dies_in_every_state, failures.register, True),
     "life.teardown-in-one-go": by(LIFE.test_teardown_can_stop_at_every_question, 3),
+    "life.held-buffers-in-one-go": by(
+        DEATH.test_buffers_that_are_held_for_another_call_go_one_by_one_too
+    ),
     "life.preempted-is-done": by(
         DEATH.test_nothing_that_was_pinned_is_forgotten_by_a_preempted_teardown
     ),
@@ -408,4 +413,28 @@ LIVES: dict[str, Killer] = {
     ),
 }
 
-MEDIATOR: dict[str, Killer] = {**CALLS, **CARRIED, **BUFFERS, **ROUNDS, **LIVES}
+HOLDS: dict[str, Killer] = {
+    "hold.rpc-page-as-parameter": by(
+        holds.test_the_page_of_an_rpc_buffer_is_nobodys_parameter, RIG, 1, 5
+    ),
+    "hold.rpc-page-under-a-used-name": by(
+        holds.test_what_a_call_names_cannot_become_an_rpc_buffer, RIG
+    ),
+    "hold.temporary-of-another-call": by(
+        holds.test_a_temporary_buffer_stays_while_another_call_names_it, RIG, True
+    ),
+    "hold.call-given-up": by(holds.test_the_pages_of_a_call_that_cannot_reach_its_guest_stay),
+    "hold.rpc-page-in-hand": by(nested.test_a_page_in_use_is_nobody_elses, RIG, "read_guest"),
+    "hold.walk-of-many-buffers": by(lists.test_many_buffers_of_one_message_are_one_long_walk, 8),
+    "hold.guest-dies-at-birth": by(
+        nested.test_a_guest_that_is_destroyed_while_it_is_created, RIG, True
+    ),
+    "hold.client-id-cut": by(nested.test_a_client_id_that_the_tee_would_cut_is_refused, 1),
+    "hold.never-let-go": by(
+        holds.test_a_temporary_buffer_stays_while_another_call_names_it, RIG, False
+    ),
+    "hold.lost-with-the-guest": by(holds.test_the_end_of_the_guest_releases_what_is_held, RIG),
+    "hold.low-bits-hidden": by(WALKS.test_low_bits_of_an_entry_are_the_tees_to_refuse, 3),
+}
+
+MEDIATOR: dict[str, Killer] = {**CALLS, **CARRIED, **BUFFERS, **ROUNDS, **LIVES, **HOLDS}

@@ -86,7 +86,7 @@ LIVES = (
         plant=edits(
             (
                 _RELEASE_ALL,
-                "call.buffers, call.walk = ([], None)\n        await core.drop_call(sys, record, call)",
+                "await core.drop_call(sys, record, call)",
                 "record.live_calls.clear()\n        record.suspended.clear()",
             )
         ),
@@ -131,6 +131,20 @@ LIVES = (
                 "while record.buffers:\n        if await sys.should_preempt():\n"
                 "            return False",
                 "while record.buffers:",
+            )
+        ),
+    ),
+    Mutant(
+        id="life.held-buffers-in-one-go",
+        story="Lets the buffers that a suspended call names go with that call: a guest that dies"
+        " with one call and thousands of them keeps the processor.",
+        bug_class=7,
+        breaks=("life.preemptible", "I7"),
+        plant=edits(
+            (
+                _RELEASE_ALL,
+                "call.buffers, call.walk, call.named = ([], None, [])",
+                "call.buffers, call.walk = ([], None)",
             )
         ),
     ),
