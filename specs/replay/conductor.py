@@ -12,6 +12,8 @@ order than recorded, the conductor serves that wait itself and counts it.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Iterable
 from typing import Final
 from uuid import UUID
 
@@ -142,9 +144,22 @@ class _Run:
 class Conductor:
     """A monitor that raises the recorded stimuli, and the player of all flights."""
 
-    def __init__(self, memory: RecordedMemory, registry: TaRegistry) -> None:
+    def __init__(
+        self, memory: RecordedMemory, registry: TaRegistry, plans: Iterable[Plan] = ()
+    ) -> None:
         self._memory = memory
         self._registry = registry
+        self._finals: dict[tuple[int, int | None], list[int]] = {}
+        """Client and thread to ``seq`` of the final answers of its flights, ascending."""
+        for plan in plans:
+            final = plan.flight.final
+            if final is not None:
+                key = plan.flight.client, plan.flight.thread
+                self._finals.setdefault(key, []).append(final.seq)
+        for finals in self._finals.values():
+            finals.sort()
+        self._seq = 0
+        """Number of the recorded event that is being played."""
         self._now = 0
         self._run: _Run | None = None
         self._players: dict[Flight, Player] = {}
@@ -258,6 +273,7 @@ class Conductor:
         player = self._players.get(step.flight)
         if player is None:
             player = self._players[step.flight] = Player(plan)
+        self._seq = step.call.seq
         player.slice += 1
         player.active = True
         player.answer = None
@@ -281,6 +297,8 @@ class Conductor:
     def leave(self, step: Step) -> Answer | None:
         """A recorded return: what our secure world answered; None if it has no answer left."""
         assert step.flight is not None
+        assert step.answer is not None
+        self._seq = step.answer.seq
         player = self._players[step.flight]
         if player.answer is None and not player.over:
             self._complete(player)
@@ -312,9 +330,13 @@ class Conductor:
             self._find_thread(player)
         if player.ends:
             self._before_end(player)
-        if not player.worked and not player.stimulated:
-            self._find_session(player)
-            self._find_lock(player)
+        if player.closes and not player.worked:
+            self._before_close(player)
+        if not player.worked:
+            if not player.stimulated or (player.end is not None and player.end.sends):
+                self._find_session(player)  # who sends has done the work that holds the lock
+            if not player.stimulated:
+                self._find_lock(player)
         if player.answer is None and not player.over:
             self._play(player, work=True, finish=True)
 
@@ -375,9 +397,27 @@ class Conductor:
         for _ in range(MAX_ROUNDS if player.thread >= 0 else 0):
             free = self._free_threads(player.client)
             found = [o for o in self._waiting(player) if free and o.wanted_thread == free[0]]
+            found = [o for o in found if not self._after_another(o)]
             if not found or player.thread > free[0]:
                 return
             self._play(found[0], work=False, finish=False)
+
+    def _after_another(self, player: Player) -> bool:
+        """Whether another flight still has to come and go on the same thread before this one."""
+        finals = self._finals.get((player.client, player.wanted_thread), [])
+        following = bisect_right(finals, self._seq)
+        return following < len(finals) and finals[following] < player.plan.shown
+
+    def _before_close(self, player: Player) -> None:
+        """Whoever waits while it opens a session has the number of that session already."""
+        number = self._next_session(player.client)
+        if player.plan.session != number - 1:
+            return
+        for other in self._others(player):
+            past = other.plan.ends[: other.slice + (not other.active)]
+            if other.opens == number and not other.worked and any(end.waits for end in past):
+                self._play(other, work=True, finish=False)
+                return
 
     def _refuse(self, client: int) -> None:
         """Enter with those that found no thread, as long as there is none."""

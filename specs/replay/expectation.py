@@ -88,6 +88,14 @@ class Plan:
         """Message command."""
         return names.command(self.flight.start.msg)
 
+    @property
+    def shown(self) -> int:
+        """``seq`` of the first answer that shows the flight's thread; 0: none does."""
+        for end in self.ends:
+            if names.is_rpc(end.answer.regs[0]):
+                return end.answer.seq
+        return 0
+
     def asks_after(self, index: int) -> bool:
         """Whether our secure world makes a request of its own in or after slice ``index``."""
         return any(end.kind is Kind.NATURAL for end in self.ends[index:])

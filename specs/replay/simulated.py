@@ -104,7 +104,7 @@ class SecureReplay:
         self._happenings = follow(trace, self.facts)
         ours = {application.uuid for application in registry.applications()}
         self._plans = plans_of(self._happenings, ours)
-        self._conductor = Conductor(self.memory, registry)
+        self._conductor = Conductor(self.memory, registry, self._plans.values())
         missing = {p.uuid: None for p in self._plans.values() if p.apart and p.uuid not in ours}
         for identifier in missing:
             if identifier is None:

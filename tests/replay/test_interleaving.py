@@ -66,6 +66,16 @@ def test_overlapping_calls(kind: str, seed: int) -> None:
     assert answered.equal == answered.answers
 
 
+@pytest.mark.parametrize(
+    ("kind", "seed"),
+    [("Linux 6.1", 75), *[("four threads", seed) for seed in (31, 46, 56, 121, 127)]],
+)
+def test_order_inside_the_secure_world(kind: str, seed: int) -> None:
+    """Sessions that open while others close, locks and threads that pass from hand to hand."""
+    answered = replay_as_secure_world(recording(kind, seed))
+    assert answered.differences == ()
+
+
 def test_recordings_have_what_they_are_to_test() -> None:
     """All kinds of call that overlap on a real machine."""
     classes = set[str]()
