@@ -7,12 +7,11 @@ that yields ``(a0, a1, a2)`` to leave and is sent ``(a1, a2, a4, a5)`` of RETURN
 
 from __future__ import annotations
 
-import types
-from collections.abc import Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from secure_world import events
 from secure_world.bus import BusError
+from secure_world.leaving import Calls, LeaveRegs, calls_in_turn, leave
 from secure_world.monitor import (
     SITE_CHECKPOINT,
     SITE_RPC,
@@ -40,11 +39,6 @@ if TYPE_CHECKING:
     from secure_world.waiting import TeeMutex
 
 RpcParam = tuple[int, int, int, int]
-LeaveRegs = tuple[int, int, int]
-ResumeRegs = tuple[int, int, int, int]
-
-Running = Coroutine[LeaveRegs, ResumeRegs | None, int]
-"""A call in a thread: started by sending None, ends with a0."""
 
 RPC_PARAMS: Final = 4
 """Parameters of an RPC argument (THREAD_RPC_MAX_NUM_PARAMS)."""
@@ -53,7 +47,6 @@ RPC_ARG_SIZE: Final = 32 + 32 * RPC_PARAMS
 """0xa0 bytes, what RPC ALLOC asks for in the classic style."""
 
 _RPC_ARG: Final = MESSAGE[RPC_PARAMS]
-_NO_PARAM: Final[RpcParam] = (0, 0, 0, 0)
 _FREE_PARAMS: Final = ((), (0,) * 4, (0,) * 8, (0,) * 12, (0,) * 16)
 
 ALLOC_TRIES: Final = 2
@@ -68,27 +61,6 @@ _M64: Final = 0xFFFF_FFFF_FFFF_FFFF
 FREE: Final = 0
 RUNNING: Final = 1
 SUSPENDED: Final = 2
-
-
-@types.coroutine
-def leave(registers: LeaveRegs) -> Generator[LeaveRegs, ResumeRegs, ResumeRegs]:
-    """Leave the secure world with a0..a2; returns a1, a2, a4, a5 of the resumption."""
-    return (yield registers)
-
-
-Calls = Generator[LeaveRegs | int, Any, None]
-"""Sent a ``Running`` and then what that is resumed with: two types, where a generator has one."""
-
-
-@types.coroutine
-def calls_in_turn() -> Calls:
-    """Runs one call after another: sent a call, yields what that leaves with, and its a0 at the end.
-
-    A coroutine that is driven directly ends with an exception, which is slow to raise and to catch.
-    """
-    call = yield 0
-    while True:
-        call = yield (yield from call)
 
 
 class ReeBuffer:

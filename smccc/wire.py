@@ -45,10 +45,8 @@ HEADER_FIELDS: Final = (
 PARAM_FIELDS: Final = ("attr", "a", "b", "c")
 
 CMD: Final = 0
-FUNC: Final = 1
 SESSION: Final = 2
 CANCEL_ID: Final = 3
-PAD: Final = 4
 RET: Final = 5
 RET_ORIGIN: Final = 6
 NUM_PARAMS: Final = 7

@@ -5,25 +5,19 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import Progress, TaskID
 
+from mediator.command.progress import FileProgress
 from specs.replay import report
 from specs.replay.mediated import replay_as_mediator
 from specs.replay.reader import Trace, load_trace
 from specs.replay.records import TraceError
 from specs.replay.selfcheck import SelfCheck, self_check
 from specs.replay.simulated import replay_as_secure_world
-
-PROGRESS_AFTER: Final = 2.0
-"""Seconds after which progress is shown; what is quicker needs none."""
 
 DEFAULT_SHOW: Final = 20
 MAX_PLANTS: Final = 1_000_000
@@ -89,7 +83,7 @@ def replay(
     checks: list[SelfCheck | None] = []
     errors: list[TraceError] = []
     for path in traces:
-        with _Progress(path) as progress:
+        with FileProgress(report.printable(path.name), "records") as progress:
             try:
                 trace = load_trace(path, progress.update)
                 progress.total = len(trace.records)
@@ -119,38 +113,3 @@ def _check(
         return None
     as_mediator = part == report.MEDIATOR
     return self_check(trace, plants, seed, progress=progress, as_mediator=as_mediator)
-
-
-class _Progress:
-    """Shows on standard error how far a trace is, once it has taken long enough to wonder."""
-
-    def __init__(self, path: Path) -> None:
-        self.total = 0
-        self._title = report.printable(path.name)
-        self._shown = time.monotonic()
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def update(self, done: int) -> None:
-        """``done`` records have been replayed."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=self.total or None)
-        elif time.monotonic() - self._shown > PROGRESS_AFTER:
-            console = Console(stderr=True)
-            if console.is_terminal:
-                self._bar = Progress(console=console, transient=True)
-                self._task = self._bar.add_task(
-                    escape(self._title), total=self.total or None, completed=done
-                )
-                self._bar.start()
-            else:
-                of = f" of {self.total}" if self.total else ""
-                click.echo(f"{self._title}: {done}{of} records", err=True)
-                self._shown = time.monotonic()

@@ -5,25 +5,19 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import Progress, TaskID
 
+from mediator.command.progress import FileProgress
 from specs.rules import RuleBook, rules
 from specs.vectors import report
 from specs.vectors.case import FileResult
 from specs.vectors.errors import InputError
 from specs.vectors.files import Options, run_file
 from specs.vectors.model_target import PRESETS, REFERENCE, ModelTarget
-
-PROGRESS_AFTER: Final = 2.0
-"""Seconds after which progress is shown; what is quicker needs none."""
 
 EXAMPLES: Final = """
 \b
@@ -76,8 +70,8 @@ def vectors(
     results: list[FileResult] = []
     errors: list[InputError] = []
     for path in files:
-        with _Progress(path) as progress:
-            options = Options(ModelTarget, preset, strict_quirks, progress.update, book)
+        with FileProgress(report.printable(path.name), "vectors") as progress:
+            options = Options(ModelTarget, preset, strict_quirks, progress.update_of, book)
             try:
                 results.append(run_file(path, options))
             except InputError as error:
@@ -103,34 +97,3 @@ def _print(
             click.echo(line)
     for error in errors:
         click.echo(f"error: {report.printable(str(error))}", err=True)
-
-
-class _Progress:
-    """Shows on standard error how far a file is, once it has taken long enough to wonder."""
-
-    def __init__(self, path: Path) -> None:
-        self._title = report.printable(path.name)
-        self._shown = time.monotonic()
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def update(self, done: int, total: int) -> None:
-        """``done`` of ``total`` vectors have been run."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done)
-        elif time.monotonic() - self._shown > PROGRESS_AFTER:
-            console = Console(stderr=True)
-            if console.is_terminal:
-                self._bar = Progress(console=console, transient=True)
-                self._task = self._bar.add_task(escape(self._title), total=total, completed=done)
-                self._bar.start()
-            else:
-                click.echo(f"{self._title}: {done} of {total}", err=True)
-                self._shown = time.monotonic()

@@ -13,11 +13,11 @@ Sink: TypeAlias = Callable[[tuple[object, ...]], None]
 
 
 class TrapEnter(NamedTuple):
-    """A guest executed an SMC (``hvc`` 0) or an HVC (1)."""
+    """A guest executed an HVC (``hvc``) or an SMC."""
 
     guest: int
     vcpu: int
-    hvc: int
+    hvc: bool
     immediate: int
     regs: tuple[int, ...]
 
@@ -27,7 +27,7 @@ class TrapExit(NamedTuple):
 
     guest: int
     vcpu: int
-    advance: int
+    advance: bool
     regs: tuple[int, ...]
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from random import Random
 from typing import Final
@@ -19,6 +18,7 @@ from mediator.scenario import model
 from mediator.scenario.attacks import HostileGuest
 from mediator.scenario.model import GuestPlan
 from mediator.scenario.platform import Platform
+from mediator.scenario.seeds import derived_seed
 from mediator.scenario.tally import GuestTally
 from mediator.scenario.workloads import WORKLOADS
 from mediator.scenario.workloads.task import FAILED, Task
@@ -32,12 +32,6 @@ REFUSED: Final = "refused"
 STUCK: Final = "stuck"
 
 _PROFILES: Final = {model.LINUX_6_1: LINUX_6_1, model.LINUX_6_12: LINUX_6_12}
-
-
-def derived_seed(seed: int, *parts: str | int) -> int:
-    """A seed for one part of a run: 64 bits of SHA-256 over the run's seed and the part's name."""
-    text = "/".join([str(seed), *[str(part) for part in parts]])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 
 class Actor:

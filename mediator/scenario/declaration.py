@@ -8,10 +8,10 @@ from typing import Final
 from mediator.guest.hostile import LIES
 from mediator.hypervisor.core import DEFAULT_QUANTUM, DEFAULT_TIME_SLICE, MAX_PCPUS
 from mediator.hypervisor.scheduler import Mode
-from mediator.optee.settings import Limits as MediatorLimits
 from mediator.scenario import model
 from mediator.scenario.attacks import ATTACKS
 from mediator.scenario.fields import Field, Json, Kind, schema_of
+from mediator.scenario.platform import DEFAULT_THREADS
 from mediator.scenario.workloads import WORKLOADS
 from secure_world.settings import DEFAULT_GUESTS
 from smccc import names
@@ -26,7 +26,6 @@ MAX_RAM: Final = 16 << 30
 MAX_INSTANCES: Final = 64
 MAX_THREADS: Final = 256
 MAX_ROUNDS: Final = 1_000_000
-DEFAULT_THREADS: Final = 4
 DEFAULT_RAM: Final = 64 << 20
 DEFAULT_STEPS: Final = 50_000_000
 """Resumptions of an actor: some minutes, far beyond any built-in scenario."""
@@ -58,8 +57,6 @@ RPC_KINDS: Final = (
     ],
 )
 """Kinds of RPC: functions, and commands of the function CMD."""
-
-_LIMITS: Final = MediatorLimits()
 
 PLATFORM: Final = (
     Field("pcpus", Kind.INTEGER, "physical CPUs", 2, low=1, high=MAX_PCPUS),

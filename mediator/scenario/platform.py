@@ -38,6 +38,7 @@ from mediator.hypervisor.memory import PhysicalMemory
 from mediator.hypervisor.monitor import MachineMonitor
 from mediator.hypervisor.scheduler import Chooser, Mode
 from mediator.optee.settings import MediatorSettings
+from mediator.scenario.seeds import derived_seed
 from secure_world.settings import SecureWorldSettings
 from secure_world.ta import TaRegistry
 from secure_world.world import SecureWorld
@@ -108,9 +109,11 @@ class Platform:
         self.memory = PhysicalMemory()
         self.monitor = MachineMonitor()
         self.bus = SecureBus(self.memory, sink=sink)
+        # Not one number for both: then a drawn byte of one would say something about the other's.
+        secure_seed = derived_seed(settings.seed, "secure world", settings.secure_world.seed)
         self.secure_world = SecureWorld(
             self.bus,
-            attrs.evolve(settings.secure_world, seed=settings.seed ^ settings.secure_world.seed),
+            attrs.evolve(settings.secure_world, seed=secure_seed),
             self.monitor,
             sink,
             registry=registry,

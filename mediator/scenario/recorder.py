@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, Protocol
+from typing import Protocol
 
 from mediator.hypervisor.machine import Machine
 
 Event = tuple[object, ...]
 Handler = Callable[[int, Event], None]
 """``handler(time, event)``; time in virtual ns."""
-
-DIGEST_FORMAT: Final = 1
-"""Version of how events are written into the digest: time, class name, and the fields' repr."""
 
 
 class Listener(Protocol):

@@ -97,12 +97,3 @@ def call_name(call: Call, answers: Return | None = None) -> str:
     if function == RETURN_FROM_RPC and answers is not None:
         return f"{name} {rpc_name(answers.regs[0], answers.rpc_arg)}"
     return name
-
-
-def return_name(answer: Return, call: Call) -> str:
-    """The class of a return: the RPC, the status, or plain values."""
-    status = low32(answer.regs[0])
-    yielding = not low32(call.regs[0]) >> 31
-    if yielding and is_rpc(status):
-        return f"return RPC {rpc_name(status, answer.rpc_arg)}"
-    return f"return from {function_name(call.regs[0])}" if not yielding else "return from a call"

@@ -19,10 +19,11 @@ from specs.replay.reader import Trace
 from specs.replay.records import Call, Event, Meta, Return, TraceError
 
 PAGE: Final = 4096
-DEFAULT_THREADS: Final = 2
+CFG_NUM_THREADS: Final = 2
+"""Of an OP-TEE whose configuration does not say."""
 MAX_THREADS: Final = 4096
-DEFAULT_GUESTS: Final = 2
-"""CFG_VIRT_GUEST_COUNT of OP-TEE."""
+CFG_VIRT_GUEST_COUNT: Final = 2
+"""Likewise."""
 
 MAX_GUESTS: Final = 0xFFFF
 DEFAULT_RAM: Final = ((0x4000_0000, 0x4000_0000),)
@@ -166,7 +167,7 @@ def _threads(trace: Trace, answers: dict[int, tuple[int, ...]]) -> int:
         return _count(trace, "meta.threads", trace.meta.values["threads"], MAX_THREADS)
     written = config(trace.meta, "NUM_THREADS")
     if written is None:
-        return DEFAULT_THREADS
+        return CFG_NUM_THREADS
     return _count(trace, "CFG_NUM_THREADS", written, MAX_THREADS)
 
 
@@ -186,7 +187,7 @@ def guest_count(trace: Trace) -> int:
     """Guests that the recorded OP-TEE had room for."""
     written = config(trace.meta, "VIRT_GUEST_COUNT")
     if written is None:
-        return DEFAULT_GUESTS
+        return CFG_VIRT_GUEST_COUNT
     return _count(trace, "CFG_VIRT_GUEST_COUNT", written, MAX_GUESTS)
 
 

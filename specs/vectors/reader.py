@@ -31,9 +31,6 @@ from specs.vectors.scenario import (
 )
 from specs.vectors.source import Value, hex_value, shown
 
-INFORMATION_ONLY: Final = ("id", "cat", "title", "note", "quirk", "acct", "preempt_checks")
-"""Fields of a scenario that no comparison looks at."""
-
 MAX_PAGES: Final = 1 << 18
 """Pages of all maps of a scenario (1 GiB), or of one buffer; more in a file is a mistake."""
 

@@ -15,7 +15,6 @@ from specs.vectors.case import Case, Comparison, judged, shown
 from specs.vectors.source import Value
 
 U32: Final = (1 << 32) - 1
-U16: Final = (1 << 16) - 1
 
 FUNCTION_ID_FIELDS: Final = (
     "fid",

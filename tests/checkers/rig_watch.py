@@ -136,7 +136,7 @@ def _watch_traps(rig: Rig, watch: Watch) -> None:
         nonlocal depth
         vcpu, depth = depth, depth + 1
         frame = (*regs, *(0x77,) * (8 - len(regs)))
-        watch(machine_events.TrapEnter(guest, vcpu, 0, 0, frame))
+        watch(machine_events.TrapEnter(guest, vcpu, False, 0, frame))
         result: tuple[int, ...] | None = None
         try:
             result = call(*regs, guest=guest)
@@ -146,6 +146,6 @@ def _watch_traps(rig: Rig, watch: Watch) -> None:
             if result is None:
                 watch(machine_events.TrapUndefined(guest, vcpu))
             else:
-                watch(machine_events.TrapExit(guest, vcpu, 1, result))
+                watch(machine_events.TrapExit(guest, vcpu, True, result))
 
     rig.call = trapped  # type: ignore[method-assign]

@@ -76,11 +76,11 @@ def view() -> View:
 
 
 def enter(*regs: int, vcpu: int = 0, guest: int = GUEST) -> Event:
-    return machine.TrapEnter(guest, vcpu, 0, 0, (*regs, *[0] * (8 - len(regs))))
+    return machine.TrapEnter(guest, vcpu, False, 0, (*regs, *[0] * (8 - len(regs))))
 
 
 def leave(*regs: int, vcpu: int = 0, guest: int = GUEST) -> Event:
-    return machine.TrapExit(guest, vcpu, 1, (*regs, *[0] * (8 - len(regs))))
+    return machine.TrapExit(guest, vcpu, True, (*regs, *[0] * (8 - len(regs))))
 
 
 def forwarded(*regs: int, call: int = 1, client: int = CLIENT, guest: int = GUEST) -> Event:

@@ -84,7 +84,7 @@ def test_the_list_of_violations_is_bounded_and_keeps_the_first(count: int) -> No
 def test_a_run_that_goes_wrong_for_ever_does_not_fill_the_memory() -> None:
     watch = Watch()
     watch.add(FetchedOnce(watch.report))
-    watch(machine.TrapEnter(0, 0, 0, 0, (0,) * 8))
+    watch(machine.TrapEnter(0, 0, False, 0, (0,) * 8))
     for _ in range(1000):
         watch(host.GuestRead(0, 0x1000, 8))
     assert len(watch.violations) == MAX_VIOLATIONS

@@ -35,11 +35,6 @@ def drawn(strategy: st.SearchStrategy[T], count: int = 200) -> list[T]:
     return values
 
 
-def scale(examples: int) -> int:
-    """Examples under the profile in force: ``soak`` makes many more."""
-    return max(examples * settings.default.max_examples // 100, 1)
-
-
 def seed() -> int | None:
     """None (the same draws each time) under the profile ``tests``, otherwise a fresh seed."""
     return None if settings.default.derandomize else Random().randrange(1 << 32)

@@ -11,10 +11,10 @@ from mediator.hypervisor import events as host_events
 from mediator.hypervisor import machine_events
 from mediator.hypervisor.stage2 import ABSENT
 from mediator.optee import events
-from mediator.scenario.actors import derived_seed
 from mediator.scenario.errors import ScenarioError
 from mediator.scenario.reader import builtin_scenario
 from mediator.scenario.run import Progress, Run
+from mediator.scenario.seeds import derived_seed
 from mediator.scenario.workloads.task import Task
 from smccc.constants import optee_smc as smc
 from tests.scenario.support import (

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -69,9 +69,6 @@ def registry(change: type[TrustedApplication]) -> TaRegistry:
     """All built-in TAs, one of them replaced by ``change``, which has its UUID."""
     kept = [app for app in default_registry().applications() if app.uuid != change.uuid]
     return TaRegistry([*kept, change])
-
-
-Invoke = Callable[[TaEnvironment, int, Params], Awaitable[int]]
 
 
 def wrong(base: type[TrustedApplication], spoil: Callable[[Params], None]) -> TaRegistry:

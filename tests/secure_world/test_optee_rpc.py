@@ -53,8 +53,7 @@ class TestArgumentBehindTheMessage:
         assert fields[:8] == (rpc.OPTEE_RPC_CMD_SUSPEND, 0, 0, 0, 0, GENERIC, 0, 1)
         assert fields[8:] == (1, 50, 0, 0) + (0,) * 12
 
-    @pytest.mark.parametrize("spare", [0, 1, 2, 4])
-    def test_position_depends_on_the_number_of_parameters(self, n: Normal, spare: int) -> None:
+    def test_position_depends_on_the_number_of_parameters(self, n: Normal) -> None:
         session = n.session(s.CLOCK)
         for count in (1, 2, 3, 4):
             params = [(1, 9, 0, 0), NOTHING, NOTHING, NOTHING][:count]

@@ -15,7 +15,6 @@ _RELEASE_ALL: Final = "mediator.optee.lifecycle:_release_all"
 _HANDLE: Final = "mediator.optee.mediator:OpteeMediator.handle"
 _CAPABILITIES: Final = "mediator.optee.fast:exchange_capabilities"
 _DISABLE: Final = "mediator.optee.fast:disable_shm_cache"
-_FORWARD: Final = "mediator.optee.fast:_forward"
 
 LIVES = (
     Mutant(
