@@ -18,7 +18,7 @@ from embed_minimal import SPAN, TinyHypervisor
 from unicorn import UC_ARCH_ARM64, UC_HOOK_INTR, UC_MODE_ARM, UC_PROT_ALL, Uc
 from unicorn import arm64_const as arm
 
-from mediator.deployment.in_hypervisor import Completed, InHypervisor
+from mediator import Completed, Done, InHypervisor
 from mediator.host import PAGE_SIZE
 from secure_world.apps.basic import Arithmetic
 from smccc.constants import optee_msg, optee_smc
@@ -62,7 +62,7 @@ class Machine:
         self.model = TinyHypervisor(guests=1)
         self.mediator = InHypervisor(self.model)
         assert self.mediator.probe().found
-        assert self.mediator.create_guest(GUEST).accepted
+        assert self.mediator.create_guest(GUEST) == Done()
         self.cpu = Uc(UC_ARCH_ARM64, UC_MODE_ARM)
         base = ctypes.addressof(ctypes.c_char.from_buffer(self.model.memory))
         for page in range(SPAN):

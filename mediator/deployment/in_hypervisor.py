@@ -56,9 +56,12 @@ class Undefined:
 
 @attrs.frozen
 class Done:
-    """A life-cycle step is complete. ``accepted``: whether the TEE took the new guest."""
+    """A life-cycle step is complete: the guest has a TEE, or nothing of it is left."""
 
-    accepted: bool = True
+
+@attrs.frozen
+class Refused:
+    """The TEE did not take the new guest, which lives on without one: its calls are ``NotMine``."""
 
 
 @attrs.frozen
@@ -68,6 +71,8 @@ class Preempted:
 
 NOT_MINE: Final = NotMine()
 UNDEFINED: Final = Undefined()
+DONE: Final = Done()
+REFUSED: Final = Refused()
 PREEMPTED: Final = Preempted()
 
 
@@ -258,14 +263,15 @@ class InHypervisor:
             return Probe(False, 0, "no linaro,optee-tz node in the device tree")
         return self._run(self.mediator.probe(self._direct))
 
-    def create_guest(self, guest: int) -> Done:
-        """Tell the TEE of a new guest; ``Done(accepted=False)`` if it refused."""
-        return Done(self._run(self.mediator.guest_created(self._direct, guest)))
+    def create_guest(self, guest: int) -> Done | Refused:
+        """Tell the TEE of a new guest. ``Refused``: it has no room for it."""
+        taken = self._run(self.mediator.guest_created(self._direct, guest))
+        return DONE if taken else REFUSED
 
     def destroy_guest(self, guest: int) -> Done | Preempted:
         """Release everything of a guest. ``Preempted``: enter again."""
         done = self._run(self.mediator.guest_destroyed(self._direct, guest))
-        return Done() if done else PREEMPTED
+        return DONE if done else PREEMPTED
 
     def handle(
         self,

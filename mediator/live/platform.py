@@ -15,7 +15,7 @@ import attrs
 
 from mediator.checkers.standard import standard_watch
 from mediator.checkers.watch import Watch
-from mediator.deployment.in_hypervisor import Completed, InHypervisor, Preempted, Undefined
+from mediator.deployment.in_hypervisor import DONE, Completed, InHypervisor, Preempted, Undefined
 from mediator.hypervisor.bus import SecureBus
 from mediator.hypervisor.host import ReferenceHost
 from mediator.hypervisor.machine_events import (
@@ -128,7 +128,7 @@ class LivePlatform:
         self.tee = InHypervisor(self.host, settings.mediator, sink)
         self._dispatcher = Dispatcher(ServiceSettings(), self.tee)
         if self.watch is not None:
-            standard_watch(self.watch, self.memory, self.host, self.tee.mediator)
+            standard_watch(self.watch, self.memory, self.host, self.tee.mediator, bus=self.bus)
         probe = self.tee.probe()
         if not probe.found:
             raise LiveError(f"the secure world is not usable: {probe.reason}")
@@ -152,7 +152,7 @@ class LivePlatform:
         self._ranges[guest] = pa, len(ram) - offset
         self.host.add_guest(guest)
         self.host.populate(guest, KERNEL_RAM, len(ram) - offset >> _PAGE_SHIFT, pa=pa)
-        if not self.tee.create_guest(guest).accepted:
+        if self.tee.create_guest(guest) != DONE:
             self.memory.detach(*self._ranges.pop(guest))
             self.host.remove_guest(guest)
             raise LiveError(f"guest {name!r} was refused by the secure world")
@@ -185,7 +185,7 @@ class LivePlatform:
         """
         sink = self.sink
         if sink is not None:
-            sink(TrapEnter(guest, vcpu, int(hvc), immediate, regs))
+            sink(TrapEnter(guest, vcpu, hvc, immediate, regs))
         frame = (regs[0], regs[1], regs[2], regs[3], regs[4], regs[5], regs[6], regs[7])
         self.monitor.begin()
         route = self._dispatcher.route(guest, vcpu, frame, hvc, immediate, False)
@@ -210,7 +210,7 @@ class LivePlatform:
             sink(TrapUndefined(guest, vcpu))
         answer = answer or (NOT_SUPPORTED, *regs[1:])
         if sink is not None and not undefined:
-            sink(TrapExit(guest, vcpu, int(not hvc), answer))
+            sink(TrapExit(guest, vcpu, not hvc, answer))
         return answer
 
 

@@ -7,7 +7,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from mediator.deployment.in_hypervisor import Completed, InHypervisor
+from mediator.deployment.in_hypervisor import Completed, Done, InHypervisor
 from mediator.host import PAGE_LIST_ENTRIES, PAGE_MASK, PAGE_SIZE, Shadow
 from mediator.optee.settings import MediatorSettings
 from smccc.constants import optee_smc as smc
@@ -219,7 +219,7 @@ class Rig:
         self.tee = InHypervisor(self.host, settings or MediatorSettings(), self.events.append)
         for guest in (0, 1):
             self.host.add_guest(guest)
-            assert self.tee.create_guest(guest).accepted
+            assert self.tee.create_guest(guest) == Done()
         self.host.sent.clear()
         self.host.calls.clear()
 

@@ -14,6 +14,7 @@ from mediator.deployment.in_hypervisor import (
     Done,
     InHypervisor,
     Preempted,
+    Refused,
 )
 from smccc.constants import optee_smc as smc
 from tests.mediator.rig import RAM, Answer, HostFault, Rig, RigHost, answer, msg, request
@@ -164,7 +165,7 @@ class TestLifeCycle:
         tee = InHypervisor(host)
         host.script = [lambda rig, regs: (7, 0, 0, 0)]
         host.rig = Rig()
-        assert tee.create_guest(3) == Done(accepted=False)
+        assert tee.create_guest(3) == Refused()
         assert host.sent == [(smc.OPTEE_SMC_VM_CREATED, 4, 0, 0, 0, 0, 0, 0)]
         assert tee.handle(3, 0, (smc.OPTEE_SMC_CALLS_UID, *[0] * 7)) == NOT_MINE
         assert tee.guest_info(3) is None

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from mediator.deployment.in_hypervisor import NOT_MINE, Completed, Done, Preempted
+from mediator.deployment.in_hypervisor import NOT_MINE, Completed, Done, Preempted, Refused
 from mediator.optee.lifecycle import LAST_CLIENT
 from mediator.optee.settings import Limits, MediatorSettings
 from smccc.constants import optee_smc as smc
@@ -41,7 +41,7 @@ def test_a_guest_that_is_destroyed_while_it_is_created(rig: Rig, accepted: bool)
         return OK4 if accepted else (smc.OPTEE_SMC_RETURN_ENOTAVAIL, 0, 0, 0)
 
     rig.host.script = [created]
-    assert rig.tee.create_guest(5) == Done(accepted)
+    assert rig.tee.create_guest(5) == (Done() if accepted else Refused())
     assert seen == [Preempted()]
     uid = (smc.OPTEE_SMC_CALLS_UID, *[0] * 7)
     assert isinstance(rig.tee.handle(5, 0, uid), Completed) == accepted
@@ -58,7 +58,7 @@ def test_a_client_id_that_the_tee_would_cut_is_refused(base: int) -> None:
     assert rig.tee.create_guest(LAST_CLIENT - base) == Done()
     rig.host.sent.clear()
     for guest in (LAST_CLIENT - base + 1, LAST_CLIENT + 1, 0x2_0000):
-        assert rig.tee.create_guest(guest) == Done(accepted=False)
+        assert rig.tee.create_guest(guest) == Refused()
         assert rig.tee.handle(guest, 0, (smc.OPTEE_SMC_CALLS_UID, *[0] * 7)) == NOT_MINE
     assert not rig.host.sent
 

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Sequence
 from uuid import UUID
 
-from mediator.deployment.in_hypervisor import Completed, InHypervisor
+from mediator.deployment.in_hypervisor import Completed, Done, InHypervisor
 from mediator.host import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from mediator.hypervisor.bus import SecureBus
 from mediator.hypervisor.host import ReferenceHost
@@ -98,7 +98,7 @@ class WithOptee:
         for guest in (GUEST, OTHER):
             self.host.add_guest(guest)
             assert self.host.populate(guest, RAM, PAGES)
-            assert self.tee.create_guest(guest).accepted
+            assert self.tee.create_guest(guest) == Done()
 
     def smc(self, *regs: int, guest: int = GUEST) -> tuple[int, ...]:
         out = self.tee.handle(guest, 0, tuple(regs) + (0,) * (8 - len(regs)))
