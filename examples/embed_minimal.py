@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The mediator inside somebody else's hypervisor model: everything it needs, in about 60 lines.
+"""The mediator inside somebody else's hypervisor model: all that it needs of it, in about 60 lines.
 
 One bytearray is the machine's memory. Page ``n`` of guest ``g`` lies at ``(g + 1) * SPAN - n`` pages,
-so no guest address equals a physical one. The simulated OP-TEE is the secure world behind it.
+so no guest address equals a physical one. The simulated OP-TEE is the secure world behind it:
+``TinyBus`` is what that may touch, and the only part that a real secure world would make superfluous.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import struct
 from collections import Counter
 from collections.abc import Sequence
 
-from mediator.deployment.in_hypervisor import Completed, InHypervisor
+from mediator import Completed, InHypervisor
 from mediator.host import PAGE_SIZE, Shadow
 from secure_world.apps.basic import Arithmetic
 from secure_world.bus import BusError
@@ -23,13 +24,14 @@ SPAN, OFFSET = 64, PAGE_SIZE - 1  # pages of a guest; the bits of an address ins
 
 
 class TinyHypervisor:
-    """Implements mediator.host.Host, and secure_world.bus.Bus for the secure world."""
+    """Implements mediator.host.Host."""
 
     def __init__(self, guests: int) -> None:
+        self.guests = guests
         self.memory = memoryview(bytearray((guests + 2) * SPAN * PAGE_SIZE))
-        self.lent = list(range((guests + 1) * SPAN + 1, (guests + 2) * SPAN))  # the mediator's
+        self.free = (guests + 1) * SPAN + 1  # this page and those behind it are for the mediator
         self.pins: Counter[tuple[int, int]] = Counter()
-        self.tee = SecureWorld(self)
+        self.tee = SecureWorld(TinyBus(self))
 
     def pa(self, guest: int, ipa: int) -> int | None:
         page = ipa // PAGE_SIZE
@@ -74,12 +76,10 @@ class TinyHypervisor:
             self.memory[pa + offset : pa + offset + len(data)] = data
 
     def alloc_shadow(self, pages: int) -> Shadow | None:
-        if len(self.lent) < pages:
+        first, self.free = self.free, self.free + pages
+        if self.free > (self.guests + 2) * SPAN:
             return None
-        first, self.lent = self.lent[0], self.lent[pages:]
-        words = struct.pack(
-            f"<{pages}Q", *(page * PAGE_SIZE for page in range(first, first + pages))
-        )
+        words = struct.pack(f"<{pages}Q", *(PAGE_SIZE * page for page in range(first, self.free)))
         return self.map_shadow(words)
 
     def map_shadow(self, pages: bytes) -> Shadow:
@@ -103,11 +103,17 @@ class TinyHypervisor:
     def quarantine(self, guest: int, answer: int) -> None: ...
     def log(self, guest: int, message: str) -> None: ...
 
+
+class TinyBus:
+    """Implements secure_world.bus.Bus: the mediator's pages, and what the client's guest has pinned."""
+
+    def __init__(self, machine: TinyHypervisor) -> None:
+        self.machine = machine
+
     def check(self, client: int, pa: int, n: int) -> bool:
         first, last = pa // PAGE_SIZE, (pa + max(n, 1) - 1) // PAGE_SIZE
-        mine = len(self.memory) // PAGE_SIZE - SPAN
-        return first > mine or all(
-            self.pins[client - 1, page * PAGE_SIZE] for page in range(first, last + 1)
+        return first > self.machine.guests * SPAN + SPAN or all(
+            self.machine.pins[client - 1, page * PAGE_SIZE] for page in range(first, last + 1)
         )
 
     def check_pages(self, client: int, pages: bytes) -> bool:
@@ -116,12 +122,12 @@ class TinyHypervisor:
     def read(self, client: int, pa: int, n: int) -> bytes:
         if not self.check(client, pa, n):
             raise BusError(pa, n)
-        return bytes(self.memory[pa : pa + n])
+        return self.machine.read_pinned(client - 1, pa, n)
 
     def write(self, client: int, pa: int, data: bytes) -> None:
         if not self.check(client, pa, len(data)):
             raise BusError(pa, len(data), write=True)
-        self.memory[pa : pa + len(data)] = data
+        self.machine.write_pinned(client - 1, pa, [(0, data)])
 
 
 def main() -> None:
@@ -129,7 +135,7 @@ def main() -> None:
     machine = TinyHypervisor(guests=1)
     mediator = InHypervisor(machine)
     print("OP-TEE found:", mediator.probe().found)
-    print("guest accepted:", mediator.create_guest(0).accepted)
+    print("guest:", mediator.create_guest(0))
 
     def call(message: Message) -> Message:
         machine.write_guest(0, 0x1000, [(0, message.build())])

@@ -11,9 +11,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 EXPECTED = {
-    "embed_minimal.py": (
-        "OP-TEE found: True\nguest accepted: True\n40 + 2 = 42\npages still pinned: 0\n"
-    ),
+    "embed_minimal.py": ("OP-TEE found: True\nguest: Done()\n40 + 2 = 42\npages still pinned: 0\n"),
     "unicorn_smc.py": (
         "UID: 384fb3e0 e7f811e3 af630002 a5d5c51b\nsession 1 result 0x0\n40 + 2 = 42\ntraps: 4\n"
     ),
