@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mediator.checkers.balance import Bounded, FetchedOnce, PinsBalance
+from mediator.checkers.handed import HandedPages
 from mediator.checkers.progress import Progress, Strangers, WakeUps
 from mediator.checkers.secrets import NoLeak, OwnMemoryOnly
 from mediator.checkers.view import ReferenceView
 from mediator.checkers.watch import Watch
+from mediator.hypervisor.bus import SecureBus
 from mediator.hypervisor.guests import GuestMemory
 from mediator.hypervisor.machine import Machine
 from mediator.hypervisor.memory import PhysicalMemory
@@ -23,8 +25,13 @@ def standard_watch(
     guests: GuestMemory,
     mediator: OpteeMediator,
     machine: Machine | None = None,
+    bus: SecureBus | None = None,
 ) -> Watch:
-    """Add all checkers to ``watch``. Without a machine nobody looks for vCPUs that sleep too long."""
+    """Add all checkers to ``watch``.
+
+    Without a machine nobody looks for vCPUs that sleep too long; without a bus nobody sees which
+    pages of the mediator the TEE touches for whom.
+    """
     view = ReferenceView(memory, guests)
     base = mediator.settings.client_id_base
 
@@ -42,6 +49,10 @@ def standard_watch(
 
     watch.add(NoLeak(view, watch.report))
     watch.add(OwnMemoryOnly(view, watch.report))
+    handed = HandedPages(view, lambda client: client - base, watch.report)
+    watch.add(handed)
+    if bus is not None:
+        bus.guard_shadows(handed.may)
     watch.add(PinsBalance(view, mediator.guest_info, watch.report))
     watch.add(FetchedOnce(watch.report))
     watch.add(Strangers(lambda guest: guest + base, watch.report))

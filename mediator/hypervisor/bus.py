@@ -36,6 +36,8 @@ _NO_OWNER: Final = -1
 # Of any access, these words of a frame are the usual ones: a shadow of the mediator, and a page that
 # is pinned for its guest and mapped nowhere else (its word without references plus 1 to PIN_MASK).
 _SHADOW: Final = MEDIATOR << OWNER_SHIFT
+_NO_WORD: Final = -1
+"""No frame has this word."""
 
 
 def guest_of_client(client: int) -> int:
@@ -47,15 +49,18 @@ class SecureBus:
     """Implements :class:`secure_world.bus.Bus` over ``memory``.
 
     ``guest_of``: guest of a client id, or a negative number for a client that is no guest.
-    ``breaches`` counts what :class:`BusBreach` reports.
+    ``breaches`` counts what :class:`BusBreach` reports. By default every page of the mediator is one
+    of the client's own; whoever knows for whom each was made says so in :meth:`guard_shadows`.
     """
 
     __slots__ = (
         "_end",
+        "_guard",
         "_guest_of",
         "_memory",
         "_own",
         "_owners",
+        "_shadow",
         "_sink",
         "_views",
         "_words",
@@ -74,17 +79,27 @@ class SecureBus:
         self._views = memory.views
         self._end = memory.end
         self._guest_of = guest_of
+        self._guard: Callable[[int, int], bool] | None = None
+        self._shadow = _SHADOW
         self._owners: dict[int, int] = {0: SECURE}
         self._own: dict[int, int] = {}
         self._sink = sink
         self.breaches = 0
+
+    def guard_shadows(self, may: Callable[[int, int], bool]) -> None:
+        """Ask ``may(client, page number)`` before each touch of a page of the mediator.
+
+        Such a touch takes the long way then; without a guard the short one costs nothing more.
+        """
+        self._guard = may
+        self._shadow = _NO_WORD
 
     def read(self, client: int, pa: int, n: int) -> bytes:
         """``n`` bytes from physical address ``pa``; raises :class:`BusError`."""
         pfn, offset = pa >> PAGE_SHIFT, pa & PAGE_MASK
         if offset + n <= PAGE_SIZE and pfn < self._end:
             word = self._words[pfn]
-            if word == _SHADOW or 0 < word - self._own.get(client, word) <= PIN_MASK:
+            if word == self._shadow or 0 < word - self._own.get(client, word) <= PIN_MASK:
                 view = self._views.get(pfn)
                 if view is not None:
                     return view[offset : offset + n].tobytes()
@@ -95,7 +110,7 @@ class SecureBus:
         pfn, offset, n = pa >> PAGE_SHIFT, pa & PAGE_MASK, len(data)
         if offset + n <= PAGE_SIZE and pfn < self._end:
             word = self._words[pfn]
-            if word == _SHADOW or 0 < word - self._own.get(client, word) <= PIN_MASK:
+            if word == self._shadow or 0 < word - self._own.get(client, word) <= PIN_MASK:
                 view = self._views.get(pfn)
                 if view is not None:
                     view[offset : offset + n] = data
@@ -136,7 +151,10 @@ class SecureBus:
                 owners == MEDIATOR
             )
             if bool(allowed.all()) and not unaligned.any():
-                return True
+                guard = self._guard
+                shadows = () if guard is None else pfns[owners == MEDIATOR].tolist()
+                if guard is None or all(guard(client, pfn) for pfn in shadows):
+                    return True
         self._refuse(client, int.from_bytes(pages[:8], "little"), len(pages) << 9, "page list")
         return False
 
@@ -158,7 +176,11 @@ class SecureBus:
             return "not RAM"
         word = memory.word(pfn)
         owner = word >> OWNER_SHIFT
-        if owner == MEDIATOR or (owner == self._owner(client) and (word & PIN_MASK or client == 0)):
+        if owner == MEDIATOR:
+            if self._guard is None or self._guard(client, pfn):
+                return ""
+            return "a page that the mediator did not hand to this client"
+        if owner == self._owner(client) and (word & PIN_MASK or client == 0):
             return ""
         if owner == POOL:
             return "a page that the mediator has given back"

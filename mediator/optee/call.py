@@ -15,7 +15,7 @@ from collections.abc import Awaitable
 from typing import Final
 
 from mediator.host import PAGE_MASK, PAGE_SIZE, HostError
-from mediator.optee import events, memory, place, rpc
+from mediator.optee import events, memory, notify, place, rpc
 from mediator.optee.core import (
     M32,
     MAX_REFUSED_REQUESTS,
@@ -46,6 +46,7 @@ CALL_WITH_RPC_ARG: Final = smc.OPTEE_SMC_CALL_WITH_RPC_ARG
 RETURN_FROM_RPC: Final = smc.OPTEE_SMC_CALL_RETURN_FROM_RPC
 REGISTER_SHM: Final = msg.OPTEE_MSG_CMD_REGISTER_SHM
 UNREGISTER_SHM: Final = msg.OPTEE_MSG_CMD_UNREGISTER_SHM
+STOP_ASYNC_NOTIF: Final = msg.OPTEE_MSG_CMD_STOP_ASYNC_NOTIF
 INVOKE_COMMAND: Final = msg.OPTEE_MSG_CMD_INVOKE_COMMAND
 EBADADDR: Final = smc.OPTEE_SMC_RETURN_EBADADDR
 ETHREAD_LIMIT: Final = smc.OPTEE_SMC_RETURN_ETHREAD_LIMIT
@@ -205,6 +206,8 @@ async def _start(
         core.sink(events.CallStarted(guest.id, call.serial, vcpu, call.function, command))
     if command == UNREGISTER_SHM and count:
         call.target = guest.buffers.get(fields[11])
+    elif command == STOP_ASYNC_NOTIF:
+        call.enables = guest.enables
     if plan.rmem and command <= INVOKE_COMMAND:
         call.named = named = references(plan.rmem, fields)
         if guest.rpc_buffers and not guest.rpc_buffers.keys().isdisjoint(named):
@@ -345,6 +348,7 @@ async def _enter(
         status = answer[0] & M32
         if status < RPC_PREFIX or status == UNKNOWN_FUNCTION:
             return await _end(core, sys, guest, vcpu, regs, call, answer[0])
+        call.vcpu = vcpu
         leaving = await rpc.leave(core, sys, guest, regs, call, answer)
         if leaving == rpc.BROKEN:
             break
@@ -381,6 +385,8 @@ async def _end(
     assert shadow is not None
     data = shadow.mem[: call.size].tobytes()
     accepted = status & M32 == OK and data[_RET_AT:_RET_END] == _NO_ERROR
+    if call.command == STOP_ASYNC_NOTIF and accepted:
+        notify.stopped(core, guest, call)
     if call.command == REGISTER_SHM and accepted:
         buffers, call.buffers = call.buffers, []
         for buffer in buffers:
@@ -443,6 +449,10 @@ async def return_from_rpc(
         core.sink(events.RpcAnswered(guest.id, call.serial, thread, vcpu))
     try:
         if call.rpc_function == rpc.FUNC_CMD:
+            if call.wait_key >= 0:
+                call.vcpu = vcpu
+                if not call.held:
+                    notify.answered(core, guest, call)
             # The thread stays suspended, and its id taken, until the TEE is entered: the guest may
             # be needed once more before that.
             call.leaving = True
@@ -459,7 +469,7 @@ async def return_from_rpc(
         if call.own_thread:
             return await _resume_own(core, sys, guest, vcpu, regs, call)
         if call.rpc_function == rpc.FUNC_ALLOC:
-            pa = await rpc.allocated(core, sys, guest, regs)
+            pa = await rpc.allocated(core, sys, guest, call, regs)
             return await _enter(
                 core,
                 sys,

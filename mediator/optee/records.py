@@ -78,14 +78,15 @@ class RpcBuffer:
     """Guest page for RPC messages (RPC ALLOC), shadowed by a mediator page. Its own name space.
 
     ``users``: entries that have the mediator page in hand; the last one gives it back if the buffer
-    was released meanwhile.
+    was released meanwhile. ``thread``: the TEE's thread that asked for it, which keeps it.
     """
 
-    __slots__ = ("cookie", "frames", "ipa", "live", "released", "shadow", "users")
+    __slots__ = ("cookie", "frames", "ipa", "live", "released", "shadow", "thread", "users")
 
-    def __init__(self, cookie: int, ipa: int) -> None:
+    def __init__(self, cookie: int, ipa: int, thread: int) -> None:
         self.cookie = cookie
         self.ipa = ipa
+        self.thread = thread
         self.frames = b""
         self.shadow: Shadow | None = None
         self.live = False
@@ -108,7 +109,9 @@ class Call:
         "buffers",
         "carrier",
         "command",
+        "enables",
         "function",
+        "held",
         "in_hand",
         "inside",
         "leaving",
@@ -119,6 +122,7 @@ class Call:
         "page",
         "pending",
         "position",
+        "refused",
         "request",
         "rpc_a1",
         "rpc_a2",
@@ -132,8 +136,14 @@ class Call:
         "size",
         "target",
         "thread",
+        "vcpu",
+        "wait_deadline",
+        "wait_key",
+        "wait_since",
+        "wait_tries",
         "walk",
         "way",
+        "woken",
     )
 
     def __init__(self, serial: int, function: int, way: int) -> None:
@@ -165,6 +175,8 @@ class Call:
         self.shm_type = 0
         self.rpc_buffer: RpcBuffer | None = None
         self.in_hand: RpcBuffer | None = None  # while an entry reads or writes its page
+        # Cookie of an RPC ALLOC answer that was refused: the TEE gives it back by RPC FREE.
+        self.refused: int | None = None
         # The mediator's own SHM_FREE request is out: whatever comes back, the allocation failed.
         self.own_free = False
         # Suspended by the mediator itself, before the TEE was entered.
@@ -174,6 +186,18 @@ class Call:
         # SHM_ALLOC answer whose list is being walked, and the list the TEE was last given.
         self.walk: Buffer | None = None
         self.alloc_list: Shadow | None = None
+        # Processor that carried the call when it last left the TEE.
+        self.vcpu = -1
+        # The thread waits: notification key, since when and until when (ns, 0: for ever), and whether
+        # the mediator keeps the wait, how often it looked, and whether the thread may go on.
+        self.wait_key = -1
+        self.wait_since = 0
+        self.wait_deadline = 0
+        self.wait_tries = 0
+        self.held = False
+        self.woken = False
+        # ENABLE_ASYNC_NOTIF answered when STOP_ASYNC_NOTIF began.
+        self.enables = 0
 
 
 class Guest:
@@ -184,17 +208,24 @@ class Guest:
         "call_limit",
         "client",
         "dying",
+        "enables",
         "entries",
         "findings",
         "held",
+        "highest",
+        "holding",
+        "holds",
         "id",
         "lingering",
         "live_calls",
+        "notified",
         "pages",
+        "pending",
         "rpc_buffers",
         "rpc_params",
         "serial",
         "suspended",
+        "waiters",
     )
 
     def __init__(self, guest: int, client: int, call_limit: int, rpc_params: int) -> None:
@@ -214,6 +245,34 @@ class Guest:
         self.lingering: dict[int, list[Buffer]] = {}
         self.held = 0  # how many these are
         self.rpc_buffers: dict[int, RpcBuffer] = {}
+        # Asynchronous notifications: enabled, how often, highest value, values not read yet (bits).
+        self.notified = False
+        self.enables = 0
+        self.highest = 0
+        self.pending = 0
+        # Whether the mediator keeps the waits of this guest's threads, how many it keeps now, and
+        # all waits by key and serial number of the call.
+        self.holds = False
+        self.holding = 0
+        self.waiters: dict[int, dict[int, Call]] = {}
+
+    def begin_wait(self, call: Call, key: int, now: int, deadline: int, *, held: bool) -> None:
+        """The thread of ``call`` waits for ``key`` from ``now`` to ``deadline`` (ns, 0: for ever)."""
+        call.wait_key, call.wait_since, call.wait_deadline = key, now, deadline
+        call.wait_tries = 0
+        call.held, call.woken = held, False
+        self.holding += held
+        self.waiters.setdefault(key, {})[call.serial] = call
+
+    def end_wait(self, call: Call) -> None:
+        """The thread of ``call`` waits no more."""
+        waiters = self.waiters[call.wait_key]
+        del waiters[call.serial]
+        if not waiters:
+            del self.waiters[call.wait_key]
+        self.holding -= call.held
+        call.wait_key = -1
+        call.held = False
 
     def names(self, reference: int, but: Call | None = None) -> bool:
         """Whether the message of a call in flight, other than ``but``, names ``reference``."""

@@ -12,7 +12,7 @@ import struct
 from typing import Final
 
 from mediator.host import PAGE_MASK, HostError
-from mediator.optee import events, memory, place
+from mediator.optee import events, memory, notify, place
 from mediator.optee.core import M32, OWN_THREAD_BASE, Core, Registers
 from mediator.optee.records import RPC_ALLOCATED, Buffer, Call, Guest, RpcBuffer
 from mediator.optee.syscalls import Syscalls
@@ -35,6 +35,7 @@ FUNC_FREE: Final = smc.OPTEE_SMC_RPC_FUNC_FREE
 FUNC_CMD: Final = smc.OPTEE_SMC_RPC_FUNC_CMD
 FUNC_FOREIGN_INTR: Final = smc.OPTEE_SMC_RPC_FUNC_FOREIGN_INTR
 SHM_ALLOC: Final = optee_rpc.OPTEE_RPC_CMD_SHM_ALLOC
+NOTIFICATION: Final = optee_rpc.OPTEE_RPC_CMD_NOTIFICATION
 SHM_FREE: Final = optee_rpc.OPTEE_RPC_CMD_SHM_FREE
 NONCONTIG: Final = msg.OPTEE_MSG_ATTR_NONCONTIG
 TMEM_OUTPUT: Final = msg.OPTEE_MSG_ATTR_TYPE_TMEM_OUTPUT
@@ -91,13 +92,25 @@ async def leave(
             return None
     elif call.rpc_function == FUNC_FREE:
         # Before the guest can see the request: it may use the cookie again at that instant.
-        buffer = guest.rpc_buffers.get(pair(answer[1], answer[2]))
-        if buffer is not None and buffer.live:
+        cookie = pair(answer[1], answer[2])
+        buffer = guest.rpc_buffers.get(cookie)
+        refused, call.refused = call.refused, None
+        if buffer is not None and buffer.live and _means(buffer, thread, refused):
             await core.release_rpc_buffer(sys, guest, buffer)
     call.leaving = False
     if core.sink is not None:
         core.sink(events.RpcToGuest(guest.id, call.serial, thread, call.rpc_function, call.request))
     return (*answer, *regs[4:])
+
+
+def _means(buffer: RpcBuffer, thread: int, refused: int | None) -> bool:
+    """Whether FREE from ``thread`` is about ``buffer``.
+
+    OP-TEE gives an answer to ALLOC that was ``refused`` back by the cookie that came with it (its
+    ``thread_rpc_alloc_arg``), and a guest can put the cookie there of a page that another thread
+    is using.
+    """
+    return buffer.thread == thread or buffer.cookie != refused
 
 
 async def _request_out(core: Core, sys: Syscalls, guest: Guest, call: Call) -> bool:
@@ -117,6 +130,12 @@ async def _request_out(core: Core, sys: Syscalls, guest: Guest, call: Call) -> b
     call.request = fields[0]
     if fields[0] == SHM_ALLOC:
         call.shm_type = fields[9] if count else 0
+    elif fields[0] == NOTIFICATION and count:
+        result = await notify.request(core, sys, guest, call, fields)
+        if result != notify.PASS:
+            if result != notify.HELD:
+                _put(mem, base + RET_AT, result)
+            return result
     elif fields[0] == SHM_FREE and count:
         # As for FREE: released even if the request cannot be delivered; the TEE has let go.
         buffer = guest.buffers.get(fields[10])
@@ -161,10 +180,11 @@ async def _write_request(
 # --- coming back ----------------------------------------------------------------------------
 
 
-async def allocated(core: Core, sys: Syscalls, guest: Guest, regs: Registers) -> int:
+async def allocated(core: Core, sys: Syscalls, guest: Guest, call: Call, regs: Registers) -> int:
     """The guest's page for RPC messages: pin it, and give the TEE a mediator page (0: failed)."""
     ipa = pair(regs[1], regs[2])
     cookie = pair(regs[4], regs[5])
+    call.refused = cookie
     limit = core.settings.limits.rpc_buffers
     if (
         ipa & PAGE_MASK
@@ -174,7 +194,7 @@ async def allocated(core: Core, sys: Syscalls, guest: Guest, regs: Registers) ->
         or (limit is not None and len(guest.rpc_buffers) >= limit)
     ):
         return 0
-    buffer = RpcBuffer(cookie, ipa)
+    buffer = RpcBuffer(cookie, ipa, call.thread)
     guest.rpc_buffers[cookie] = buffer
     try:
         buffer.shadow = await core.take_page(sys)
@@ -189,6 +209,7 @@ async def allocated(core: Core, sys: Syscalls, guest: Guest, regs: Registers) ->
         await core.release_rpc_buffer(sys, guest, buffer)
         return 0
     buffer.live = True
+    call.refused = None
     return buffer.shadow.pa
 
 

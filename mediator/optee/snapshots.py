@@ -32,7 +32,7 @@ _BUFFER_FIELDS: Final = (
     "released",
     "users",
 )
-_RPC_BUFFER_FIELDS: Final = ("cookie", "ipa", "frames", "live", "released")
+_RPC_BUFFER_FIELDS: Final = ("cookie", "ipa", "thread", "frames", "live", "released")
 _CALL_FIELDS: Final = (
     "serial",
     "function",
@@ -50,6 +50,7 @@ _CALL_FIELDS: Final = (
     "rpc_function",
     "rpc_a1",
     "rpc_a2",
+    "refused",
     "request",
     "shm_type",
     "own_free",
@@ -186,7 +187,7 @@ async def restore(core: Core, sys: Syscalls, data: Plain) -> None:
             guest.held += 1
         rpc_buffers: list[RpcBuffer] = []
         for item in cast("list[Plain]", plain["rpc_buffers"]):
-            rpc_buffer = RpcBuffer(0, 0)
+            rpc_buffer = RpcBuffer(0, 0, 0)
             _set(rpc_buffer, item, _RPC_BUFFER_FIELDS)
             rpc_buffer.shadow = await shadow(item["shadow"])
             rpc_buffers.append(rpc_buffer)

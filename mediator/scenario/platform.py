@@ -145,7 +145,9 @@ class Platform:
             monitor=self.monitor,
         )
         if self.watch is not None:
-            standard_watch(self.watch, self.memory, self.host, self.tee.mediator, self.machine)
+            standard_watch(
+                self.watch, self.memory, self.host, self.tee.mediator, self.machine, self.bus
+            )
         probe = self.tee.probe()
         if not probe.found:
             raise PlatformError(f"the secure world is not usable: {probe.reason}")

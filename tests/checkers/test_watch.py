@@ -110,6 +110,7 @@ def test_the_standard_watch_has_a_checker_for_each_invariant() -> None:
     assert names == [
         "Bounded",
         "FetchedOnce",
+        "HandedPages",
         "NoLeak",
         "OwnMemoryOnly",
         "PinsBalance",

@@ -11,6 +11,8 @@ import struct
 from collections.abc import Sequence
 from uuid import UUID
 
+from mediator.checkers.standard import standard_watch
+from mediator.checkers.watch import Watch
 from mediator.deployment.in_hypervisor import Completed, Done, InHypervisor
 from mediator.host import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from mediator.hypervisor.bus import SecureBus
@@ -21,7 +23,7 @@ from secure_world.settings import SecureWorldSettings
 from secure_world.ta import Params, TaEnvironment, TaRegistry, TrustedApplication
 from secure_world.world import SecureWorld
 from smccc.constants import optee_smc as smc
-from tests.mediator.rig import msg
+from tests.mediator.rig import Heard, msg
 from tests.secure_world.support import Scripted
 
 RAM = 0x4000_0000
@@ -84,15 +86,19 @@ class WithOptee:
     """Two guests (1 and 2) with RAM at :data:`RAM`; sessions of :class:`Slow`, one for each call."""
 
     def __init__(self, settings: MediatorSettings | None = None) -> None:
-        self.events: list[tuple[object, ...]] = []
+        self.events = Heard()
         self.memory = PhysicalMemory()
-        self.bus = SecureBus(self.memory)
+        self.bus = SecureBus(self.memory, sink=self.events.append)
         self.monitor = Scripted()
         self.world = SecureWorld(
             self.bus, SecureWorldSettings(threads=4), self.monitor, registry=TaRegistry([Slow])
         )
-        self.host = ReferenceHost(self.memory, secure_smc=self.world.smc)
+        self.host = ReferenceHost(self.memory, secure_smc=self.world.smc, sink=self.events.append)
         self.tee = InHypervisor(self.host, settings, self.events.append)
+        self.watch = standard_watch(
+            Watch(), self.memory, self.host, self.tee.mediator, bus=self.bus
+        )
+        self.events.listener = self.watch
         self.classic = settings is CLASSIC
         assert self.tee.probe().found
         for guest in (GUEST, OTHER):
@@ -162,6 +168,7 @@ class WithOptee:
 
     def clean(self) -> bool:
         """Nothing of the guest is held any more, and the TEE kept to what it was given."""
+        self.watch.check()
         info = self.tee.guest_info(GUEST)
         assert info is not None
         counts = (info.calls, info.buffers, info.pages, info.rpc_buffers)

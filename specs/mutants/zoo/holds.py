@@ -66,6 +66,20 @@ MUTANTS = (
         plant=edits(("mediator.optee.core:Core.give_rpc_page", " and (not buffer.users)", "")),
     ),
     Mutant(
+        id="hold.refused-cookie-frees",
+        story="Takes every FREE for what it says: the TEE gives the cookie of a refused answer to ALLOC"
+        " back, and the guest had put another thread's there, whose page goes to the next call.",
+        bug_class=24,
+        breaks=("rpc_free.refused", "I2"),
+        plant=edits(
+            (
+                "mediator.optee.rpc:_means",
+                "return buffer.thread == thread or buffer.cookie != refused",
+                "return True",
+            )
+        ),
+    ),
+    Mutant(
         id="hold.walk-of-many-buffers",
         story="Asks whether to stop inside a long buffer only: a message of many short ones keeps"
         " the processor as long as the quota allows.",
