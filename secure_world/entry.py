@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from secure_world import events
 from secure_world.bus import BusError
+from secure_world.leaving import Running, leave
 from secure_world.monitor import SITE_ENTRY, SITE_EXIT, SITE_RUNNING
 from secure_world.params import (
     RET_OFFSET,
@@ -24,7 +25,7 @@ from secure_world.params import (
 )
 from secure_world.shm import PAGE_MASK, PAGE_SIZE, BadPageList
 from secure_world.ta import ClientIdentity, TeeError
-from secure_world.thread import FOREIGN_INTERRUPT, Running, leave
+from secure_world.thread import FOREIGN_INTERRUPT
 from smccc.constants import optee_msg as msg
 from smccc.constants import optee_smc as smc
 from smccc.constants import tee

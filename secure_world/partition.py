@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 from secure_world import events
 from secure_world.bus import Bus, BusError
+from secure_world.leaving import Calls
 from secure_world.notification import Notifications
 from secure_world.session import SessionTable
 from secure_world.settings import NOTIFICATION_BASE
 from secure_world.shm import ContiguousMemory, SharedMemory, ShmTable
-from secure_world.thread import FREE, Calls, Thread
+from secure_world.thread import FREE, Thread
 from secure_world.waiting import TeeCondition, TeeMutex, WaitQueue
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from secure_world.apps import default_registry
 from secure_world.bus import Bus
 from secure_world.entry import CLIENT_PARAMS, call_with_arg, call_with_regd_arg
 from secure_world.events import Sink
-from secure_world.fault import Fault, FaultyBus, Registers4
+from secure_world.fault import Fault, FaultyBus, Registers4, Registers8
+from secure_world.leaving import ResumeRegs, Running
 from secure_world.loader import Loader
 from secure_world.monitor import Monitor, NullMonitor, Stimuli
 from secure_world.params import Shapes
@@ -31,8 +32,6 @@ from secure_world.thread import (
     RPC_PARAMS,
     RUNNING,
     SUSPENDED,
-    ResumeRegs,
-    Running,
     Thread,
 )
 from secure_world.waiting import TeeCondition, TeeMutex
@@ -107,8 +106,6 @@ class SecureWorld:
         self._fast_ns = settings.fast_call_ns
         self._entry_ns = settings.entry_ns
         self._fault = fault
-        if fault is not None:
-            self.smc = self._lying_smc  # type: ignore[method-assign]  # honest worlds pay nothing
         self._mutexes: dict[str, TeeMutex] = {}
         self._conditions: dict[str, TeeCondition] = {}
         self._partitions: dict[int, Partition] = {}
@@ -163,6 +160,8 @@ class SecureWorld:
         Registers that a fast call does not define come back as they were; those that a yielding
         call does not define are 0 (the real ones hold left-over values).
         """
+        if self._fault is not None:
+            return self._lie((a0, a1, a2, a3, a4, a5, a6, a7))
         a0 &= _M32
         entry = self._entries.get(a0)
         if entry is None:
@@ -200,22 +199,14 @@ class SecureWorld:
             thread.report_suspension(left)
         return (left[0], left[1], left[2], thread.index)
 
-    def _lying_smc(
-        self,
-        a0: int,
-        a1: int = 0,
-        a2: int = 0,
-        a3: int = 0,
-        a4: int = 0,
-        a5: int = 0,
-        a6: int = 0,
-        a7: int = 0,
-    ) -> Registers4:
-        """The entry when a fault policy has the last word."""
-        registers = SecureWorld.smc(self, a0, a1, a2, a3, a4, a5, a6, a7)
-        if self._fault is None:
-            return registers
-        return self._fault.answer((a0, a1, a2, a3, a4, a5, a6, a7), registers)
+    def _lie(self, asked: Registers8) -> Registers4:
+        """The entry when a fault policy has the last word; meanwhile there is none."""
+        fault, self._fault = self._fault, None
+        try:
+            registers = self.smc(*asked)
+        finally:
+            self._fault = fault
+        return registers if fault is None else fault.answer(asked, registers)
 
     def _other(self, a0: int, a1: int, a2: int, a3: int, a4: int, a5: int, a7: int) -> Registers4:
         """Fast calls, resumption, and everything that is not known."""

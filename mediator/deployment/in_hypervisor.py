@@ -10,13 +10,15 @@ OS threads at once is a named error, :class:`ConcurrentEntry`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Coroutine, Generator, Sequence
-from types import coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Final, TypeVar, cast
 
 import attrs
 
-from mediator.host import Host, Shadow
+from mediator.deployment.direct import DirectSyscalls as DirectSyscalls
+from mediator.deployment.errors import ConcurrentEntry as ConcurrentEntry
+from mediator.deployment.suspending import SuspendingSyscalls as SuspendingSyscalls
+from mediator.host import Host
 from mediator.optee.events import Sink
 from mediator.optee.lifecycle import Probe
 from mediator.optee.mediator import GuestInfo, OpteeMediator
@@ -31,10 +33,6 @@ REGISTERS: Final = 8
 """x0..x7: no OP-TEE call uses more."""
 
 MASK64: Final = (1 << 64) - 1
-
-
-class ConcurrentEntry(RuntimeError):
-    """A second OS thread entered the mediator while the first was inside."""
 
 
 @attrs.frozen
@@ -74,149 +72,6 @@ UNDEFINED: Final = Undefined()
 DONE: Final = Done()
 REFUSED: Final = Refused()
 PREEMPTED: Final = Preempted()
-
-
-class _Immediate:
-    """System calls that are no switch points in any mode."""
-
-    __slots__ = ("_host",)
-
-    def __init__(self, host: Host) -> None:
-        self._host = host
-
-    async def free_shadow(self, shadow: Shadow) -> None:
-        """See :meth:`mediator.host.Host.free_shadow`; likewise below."""
-        self._host.free_shadow(shadow)
-
-    async def map_shadow(self, pages: bytes) -> Shadow:
-        return self._host.map_shadow(pages)
-
-    async def inject_virq(self, guest: int, intid: int) -> None:
-        self._host.inject_virq(guest, intid)
-
-    async def now(self) -> int:
-        return self._host.now()
-
-    async def set_timer(self, deadline: int | None) -> None:
-        self._host.set_timer(deadline)
-
-    async def quarantine(self, guest: int, answer: int) -> None:
-        self._host.quarantine(guest, answer)
-
-    async def log(self, guest: int, message: str) -> None:
-        self._host.log(guest, message)
-
-
-class DirectSyscalls(_Immediate):
-    """System calls that run inline and never suspend."""
-
-    __slots__ = ()
-
-    async def read_guest(self, guest: int, ipa: int, length: int) -> bytes | None:
-        """See :meth:`mediator.host.Host.read_guest`; likewise below."""
-        return self._host.read_guest(guest, ipa, length)
-
-    async def write_guest(
-        self, guest: int, ipa: int, segments: Sequence[tuple[int, bytes]]
-    ) -> bool:
-        return self._host.write_guest(guest, ipa, segments)
-
-    async def read_page_list(self, guest: int, ipa: int, entries: int) -> tuple[bytes, int] | None:
-        return self._host.read_page_list(guest, ipa, entries)
-
-    async def pin_pages(self, guest: int, ipas: bytes) -> bytes | None:
-        return self._host.pin_pages(guest, ipas)
-
-    async def unpin_pages(self, guest: int, frames: bytes) -> None:
-        self._host.unpin_pages(guest, frames)
-
-    async def read_pinned(self, guest: int, pa: int, length: int) -> bytes:
-        return self._host.read_pinned(guest, pa, length)
-
-    async def write_pinned(
-        self, guest: int, pa: int, segments: Sequence[tuple[int, bytes]]
-    ) -> None:
-        self._host.write_pinned(guest, pa, segments)
-
-    async def alloc_shadow(self, pages: int) -> Shadow | None:
-        return self._host.alloc_shadow(pages)
-
-    async def smc(
-        self, a0: int, a1: int, a2: int, a3: int, a4: int, a5: int, a6: int, a7: int
-    ) -> tuple[int, int, int, int]:
-        return self._host.smc(a0, a1, a2, a3, a4, a5, a6, a7)
-
-    async def should_preempt(self) -> bool:
-        return self._host.should_preempt()
-
-
-class SuspendingSyscalls(_Immediate):
-    """The same, but every call first offers to switch: what an explorer or a scheduler drives.
-
-    Coroutines written as generators: the bare ``yield`` is a ``PREEMPTION_POINT`` without an
-    object and a frame of its own.
-    """
-
-    __slots__ = ()
-
-    @coroutine
-    def read_guest(self, guest: int, ipa: int, length: int) -> Generator[None, None, bytes | None]:
-        """See :meth:`mediator.host.Host.read_guest`; likewise below."""
-        yield
-        return self._host.read_guest(guest, ipa, length)
-
-    @coroutine
-    def write_guest(
-        self, guest: int, ipa: int, segments: Sequence[tuple[int, bytes]]
-    ) -> Generator[None, None, bool]:
-        yield
-        return self._host.write_guest(guest, ipa, segments)
-
-    @coroutine
-    def read_page_list(
-        self, guest: int, ipa: int, entries: int
-    ) -> Generator[None, None, tuple[bytes, int] | None]:
-        yield
-        return self._host.read_page_list(guest, ipa, entries)
-
-    @coroutine
-    def pin_pages(self, guest: int, ipas: bytes) -> Generator[None, None, bytes | None]:
-        yield
-        return self._host.pin_pages(guest, ipas)
-
-    @coroutine
-    def unpin_pages(self, guest: int, frames: bytes) -> Generator[None, None, None]:
-        yield
-        self._host.unpin_pages(guest, frames)
-
-    @coroutine
-    def read_pinned(self, guest: int, pa: int, length: int) -> Generator[None, None, bytes]:
-        yield
-        return self._host.read_pinned(guest, pa, length)
-
-    @coroutine
-    def write_pinned(
-        self, guest: int, pa: int, segments: Sequence[tuple[int, bytes]]
-    ) -> Generator[None, None, None]:
-        yield
-        self._host.write_pinned(guest, pa, segments)
-
-    @coroutine
-    def alloc_shadow(self, pages: int) -> Generator[None, None, Shadow | None]:
-        yield
-        return self._host.alloc_shadow(pages)
-
-    @coroutine
-    def smc(
-        self, a0: int, a1: int, a2: int, a3: int, a4: int, a5: int, a6: int, a7: int
-    ) -> Generator[None, None, tuple[int, int, int, int]]:
-        yield
-        return self._host.smc(a0, a1, a2, a3, a4, a5, a6, a7)
-
-    @coroutine
-    def should_preempt(self) -> Generator[None, None, bool]:
-        yield
-        return self._host.should_preempt()
 
 
 class InHypervisor:

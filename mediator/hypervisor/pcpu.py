@@ -15,6 +15,7 @@ from typing import Final
 from mediator.hypervisor.accounting import CONTEXT_SWITCH, Account
 from mediator.hypervisor.core import Core
 from mediator.hypervisor.machine_events import ProgramCrash
+from mediator.hypervisor.requests import Fault, PowerOff, Restart, Stop, Wait
 from mediator.hypervisor.scheduler import Strand
 from mediator.hypervisor.vcpu import (
     OFF,
@@ -22,12 +23,7 @@ from mediator.hypervisor.vcpu import (
     READY,
     RUNNING,
     WAITING,
-    Fault,
-    PowerOff,
-    Restart,
-    Stop,
     Vcpu,
-    Wait,
 )
 
 TRACEBACK_FRAMES: Final = 12

@@ -13,7 +13,7 @@ began, and only then is a vCPU whose guest is dying taken away from its program.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Coroutine
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from mediator.guest.cpu import TIMER_PPI, GuestUndefined, VcpuProgram
 from mediator.hypervisor import psci
@@ -31,6 +31,7 @@ from mediator.hypervisor.machine_events import (
     VirqLost,
     VirqPending,
 )
+from mediator.hypervisor.requests import Fault, PowerOff, Restart, Stop, Wait
 from mediator.hypervisor.scheduler import Mode, Strand
 from mediator.hypervisor.services import MASK32
 from mediator.hypervisor.tee import NoTee, Registers
@@ -64,28 +65,6 @@ _OPEN: Final = 0
 _SWITCH: Final = 1
 _SHUT: Final = 2
 _LEAVE: Final = 3
-
-
-class Stop(NamedTuple):
-    """Request to the pCPU: the stop time is reached."""
-
-
-class Wait(NamedTuple):
-    """Request to the pCPU: block until an interrupt is deliverable."""
-
-
-class PowerOff(NamedTuple):
-    """Request to the pCPU: this vCPU never continues its program."""
-
-
-class Restart(NamedTuple):
-    """Request to the pCPU: start the program again from its boot arguments."""
-
-
-class Fault(NamedTuple):
-    """Request to the pCPU: a part of the machine raised during a trap; not the guest's doing."""
-
-    error: Exception
 
 
 _STOP: Final = Suspend[None](Stop())
