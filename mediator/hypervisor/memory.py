@@ -120,6 +120,23 @@ class PhysicalMemory(FrameTable):
             self.banks[first + index] = buffer[offset : offset + BANK_SIZE]
             self._attached[first + index] = None
 
+    def detach(self, pa: int, length: int) -> None:
+        """Undo :meth:`attach` of exactly this range: it reads as zeroes, the buffer is left as it is.
+
+        For RAM whose user is gone together with it, so that nobody wipes it. The frames must not be
+        pinned: who holds a pin must find the contents.
+        """
+        numbers = range(pa >> BANK_SHIFT, pa + length >> BANK_SHIFT)
+        if pa & BANK_MASK or length & BANK_MASK or not numbers:
+            raise InvariantError("detach", f"{pa:#x} + {length:#x} is not made of whole banks")
+        if any(number not in self._attached for number in numbers):
+            raise InvariantError("detach", f"not all of {length:#x} bytes at {pa:#x} is attached")
+        for number in numbers:
+            del self._attached[number], self.banks[number]
+        first, end = pa >> PAGE_SHIFT, pa + length >> PAGE_SHIFT
+        for pfn in [pfn for pfn in self.views if first <= pfn < end]:
+            del self.views[pfn]
+
     def allocate_scattered(self, owner: int, pages: int, seed: int) -> Int64Array | None:
         """Give ``owner`` ``pages`` frames in a random order that ``seed`` fixes.
 

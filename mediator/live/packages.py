@@ -165,6 +165,8 @@ class PackageSource:
         target.mkdir(parents=True, exist_ok=True)
         path = target / package.file
         if not verified(path, package):
+            if path.is_file() and path.stat().st_size >= package.size:
+                path.unlink()  # whole, but not this package: there is nothing to resume
             self._say(f"{package.name} {package.version} ({package.size / 1e6:.1f} MB)")
             self._run(
                 ["apt-get", "-q", "download", package.name],

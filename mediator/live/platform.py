@@ -27,14 +27,14 @@ from mediator.hypervisor.machine_events import (
     TrapExit,
     TrapUndefined,
 )
+from mediator.hypervisor.memory import PhysicalMemory
 from mediator.hypervisor.services import NOT_SUPPORTED, ServiceSettings
 from mediator.hypervisor.traps import PSCI, TEE, Dispatcher
 from mediator.hypervisor.traps import UNDEFINED as UNDEFINED_TRAP
 from mediator.live.mailbox import KERNEL_RAM, RAM_BASE
-from mediator.live.memory import LiveMemory
 from mediator.live.monitor import LiveMonitor
-from mediator.live.rng import registry_with_rng
 from mediator.optee.settings import MediatorSettings
+from secure_world.apps.rng import registry_with_rng
 from secure_world.fault import Fault
 from secure_world.settings import SecureWorldSettings
 from secure_world.ta import TaRegistry
@@ -109,7 +109,7 @@ class LivePlatform:
             self.sink = listeners[0] if len(listeners) == 1 else _Fan(listeners)
         sink = self.sink
         pages = (MAX_GUESTS + 1) * SPAN >> _PAGE_SHIFT
-        self.memory = LiveMemory(pages, FIRST_PA >> _PAGE_SHIFT)
+        self.memory = PhysicalMemory(pages, FIRST_PA >> _PAGE_SHIFT)
         self.monitor = LiveMonitor()
         self.bus = SecureBus(self.memory, sink=sink)
         world = attrs.evolve(settings.secure_world, seed=settings.seed ^ settings.secure_world.seed)

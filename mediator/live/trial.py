@@ -18,7 +18,7 @@ from mediator.live import bundle, client, doctor, qemu, run
 from mediator.live.guest import LiveGuest
 from mediator.live.initramfs import PROBE, SUPPLICANT
 from mediator.live.result import Result
-from mediator.live.rng import registry_with_rng
+from secure_world.apps.rng import registry_with_rng
 from secure_world.ta import TrustedApplication
 
 _PROGRAM: Final = "/bin/client"

@@ -144,6 +144,35 @@ def test_only_whole_empty_banks_can_be_attached(offset: int, size: int) -> None:
         memory.attach(BASE, memoryview(bytearray(BANK_SIZE)))
 
 
+def test_detached_memory_reads_as_zeroes_and_leaves_the_buffer_as_it_is() -> None:
+    memory = PhysicalMemory(256, FIRST)
+    buffer = bytearray(2 * BANK_SIZE)
+    memory.attach(BASE + BANK_SIZE, memoryview(buffer))
+    memory.write(BASE + BANK_SIZE, b"live")
+    memory.write(BASE, b"kept")
+    memory.detach(BASE + BANK_SIZE, 2 * BANK_SIZE)
+    assert memory.read(BASE + BANK_SIZE, 4) == bytes(4)
+    memory.write(BASE + BANK_SIZE, b"new")
+    assert buffer[:4] == b"live"
+    assert memory.read(BASE, 4) == b"kept"
+    memory.scrub(FIRST, FIRST + 64)
+    assert memory.read(BASE + BANK_SIZE, 3) == bytes(3)
+
+
+@pytest.mark.parametrize(
+    ("offset", "size"),
+    [(PAGE, BANK_SIZE), (0, BANK_SIZE), (BANK_SIZE, 0), (BANK_SIZE, 3 * BANK_SIZE)],
+)
+def test_only_what_is_attached_can_be_detached(offset: int, size: int) -> None:
+    memory = PhysicalMemory(256, FIRST)
+    buffer = bytearray(2 * BANK_SIZE)
+    memory.attach(BASE + BANK_SIZE, memoryview(buffer))
+    with pytest.raises(InvariantError, match="detach"):
+        memory.detach(BASE + offset, size)
+    memory.write(BASE + BANK_SIZE, b"still")
+    assert buffer[:5] == b"still"
+
+
 def test_large_memory_without_the_mmap_module(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lazy, "mmap", None)
     memory = PhysicalMemory(1 << 20, FIRST)

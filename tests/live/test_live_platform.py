@@ -9,8 +9,8 @@ from mediator.live.mailbox import KERNEL_RAM, RAM_BASE
 from mediator.live.monitor import LiveMonitor
 from mediator.live.platform import FIRST_PA, FORWARD, SPAN, LivePlatform
 from mediator.live.result import Check, parse_check
-from mediator.live.rng import RandomNumbers
 from secure_world.apps.basic import Clock
+from secure_world.apps.rng import RandomNumbers
 from smccc.constants import arm_smccc, optee_msg, psci, tee
 from smccc.constants import optee_smc as smc
 from smccc.message import Message, Param, parse_message, uuid_to_value

@@ -2,7 +2,8 @@
 """The random number generator pseudo-TA that the kernel's ``optee-rng`` driver is for.
 
 UUID, commands and parameters are those of ``drivers/char/hw_random/optee-rng.c``. With it, a guest
-without any program of ours enumerates a device, opens a session and invokes.
+without any program of ours enumerates a device, opens a session and invokes. Not among the default
+applications, because it is a device that a guest finds at its probe: ask for it.
 """
 
 from __future__ import annotations
