@@ -6,7 +6,10 @@ a :class:`PsciAction` for the machine to carry out. It changes nothing itself bu
 the guest object performs. Calls that do not return on success (CPU_OFF, SYSTEM_OFF, SYSTEM_RESET,
 SYSTEM_SUSPEND) are actions.
 
-CPU_SUSPEND to a power-down state is performed as standby, which DEN 0022 (5.4.5) permits.
+CPU_SUSPEND to a power-down state is performed as standby, which DEN 0022 (5.4.5) permits. Its
+power_state has the original format (PSCI_FEATURES says so) with 32 bits in both conventions.
+Not offered: MIGRATE and MIGRATE_INFO_UP_CPU (no trusted OS needs them: MIGRATE_INFO_TYPE), and the
+optional calls of 1.0 and 1.1 (CPU_FREEZE, STAT_*, SYSTEM_RESET2, MEM_PROTECT and their like).
 """
 
 from __future__ import annotations
@@ -30,6 +33,12 @@ _AFF0_BITS: Final = 4
 _AFFINITY_FIELDS: Final = 0xFF00FFFFFF
 _SMC64: Final = arm_smccc.ARM_SMCCC_SMC_64 << arm_smccc.ARM_SMCCC_CALL_CONV_SHIFT
 _ENTRY_ALIGN: Final = 3
+_POWER_STATE_BITS: Final = (
+    psci.PSCI_0_2_POWER_STATE_ID_MASK
+    | psci.PSCI_0_2_POWER_STATE_TYPE_MASK
+    | psci.PSCI_0_2_POWER_STATE_AFFL_MASK
+)
+"""What the original format of power_state defines; the rest must be zero (DEN 0022, 5.4.2)."""
 
 
 class PsciAction(Enum):
@@ -67,18 +76,27 @@ def mpidr(vcpu: int) -> int:
     return (vcpu & (1 << _AFF0_BITS) - 1) | vcpu >> _AFF0_BITS << 8
 
 
+def arguments(regs: Registers) -> tuple[int, int, int]:
+    """The three arguments of a PSCI call.
+
+    The 32-bit convention passes words, also from a 64-bit caller, whose upper halves are rubbish.
+    """
+    _, first, second, third, *_ = regs
+    if regs[0] & _SMC64:
+        return first, second, third
+    return first & MASK32, second & MASK32, third & MASK32
+
+
 def call(
     guest: PsciGuest, vcpu: int, regs: Registers, functions: tuple[int, ...]
 ) -> int | PsciAction:
     """Serve one PSCI call of ``vcpu``: a signed result, or what the machine is to do.
 
-    ``functions`` are the ids that PSCI_FEATURES confirms.
+    ``functions`` are the ids that PSCI_FEATURES confirms
+    (:attr:`~mediator.hypervisor.services.ServiceSettings.psci_features`).
     """
     function = regs[0] & MASK32
-    first, second, third = regs[1], regs[2], regs[3]
-    if not function & _SMC64:
-        # The 32-bit convention passes words, also from a 64-bit caller.
-        first, second, third = first & MASK32, second & MASK32, third & MASK32
+    first, second, third = arguments(regs)
     if function == psci.PSCI_VERSION:
         return VERSION
     if function in (psci.PSCI_CPU_ON_AARCH32, psci.PSCI_CPU_ON_AARCH64):
@@ -86,6 +104,8 @@ def call(
     if function in (psci.PSCI_CPU_OFF, PSCI_0_1_CPU_OFF):
         return PsciAction.CPU_OFF
     if function in (psci.PSCI_CPU_SUSPEND_AARCH32, psci.PSCI_CPU_SUSPEND_AARCH64):
+        if first & MASK32 & ~_POWER_STATE_BITS:
+            return psci.PSCI_E_INVALID_PARAMS
         return PsciAction.STANDBY
     if function in (psci.PSCI_AFFINITY_INFO_AARCH32, psci.PSCI_AFFINITY_INFO_AARCH64):
         return _affinity_info(guest, first, second & MASK32)
@@ -98,8 +118,7 @@ def call(
     if function in (psci.PSCI_SYSTEM_SUSPEND_AARCH32, psci.PSCI_SYSTEM_SUSPEND_AARCH64):
         return _system_suspend(guest, vcpu, first)
     if function == psci.PSCI_FEATURES:
-        known = first in functions or first == arm_smccc.ARM_SMCCC_VERSION_FUNC_ID
-        return psci.PSCI_E_SUCCESS if known else psci.PSCI_E_NOT_SUPPORTED
+        return psci.PSCI_E_SUCCESS if first in functions else psci.PSCI_E_NOT_SUPPORTED
     if function == PSCI_0_1_CPU_ON:
         target = first if first < guest.vcpu_count else None
         result = _cpu_on(guest, target, regs[2], 0)

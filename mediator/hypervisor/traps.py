@@ -8,6 +8,9 @@ mediator's host (its ``vsmc.c``):
   not hold its immediate.
 - The function id is the low word of x0. A 32-bit guest has low words only, and a 64-bit convention
   id from it is refused.
+- Bits 23:17 of a fast call's id are reserved and must be zero: such an id is nobody's, whatever the
+  rest of it says. In a yielding id they belong to the number. Bit 16 is the SVE hint since SMCCC 1.3
+  and cleared before anybody looks; before, it is a bit of the number like any other.
 - The range below 0x01010000 predates the convention and holds PSCI 0.1 only.
 - What nobody serves is answered -1, all 64 bits set; every other register keeps its value.
 
@@ -63,6 +66,7 @@ def _owner_table() -> bytes:
     table = bytearray(arm_smccc.OEN_LIMIT)
     table[arm_smccc.ARM_SMCCC_OWNER_ARCH] = _TO_ANSWERS
     table[arm_smccc.ARM_SMCCC_OWNER_HYPERVISOR] = _TO_ANSWERS
+    table[arm_smccc.ARM_SMCCC_OWNER_VENDOR_HYP] = _TO_ANSWERS
     table[arm_smccc.ARM_SMCCC_OWNER_STANDARD] = _TO_STANDARD
     table[arm_smccc.ARM_SMCCC_OWNER_SIP] = _TO_SIP
     for owner in range(arm_smccc.OEN_TAP_START, arm_smccc.OEN_TOS_END + 1):
@@ -76,6 +80,8 @@ _OWNER_SHIFT: Final = arm_smccc.ARM_SMCCC_OWNER_SHIFT
 _OWNER_MASK: Final = arm_smccc.ARM_SMCCC_OWNER_MASK
 _SMC64_BIT: Final = arm_smccc.ARM_SMCCC_SMC_64 << arm_smccc.ARM_SMCCC_CALL_CONV_SHIFT
 _RESERVED_END: Final = arm_smccc.ARM_SMCCC_RESERVED_RANGE_END
+_FAST_RESERVED: Final = arm_smccc.FUNCID_FC_RESERVED_MASK << arm_smccc.FUNCID_FC_RESERVED_SHIFT
+_FAST_BIT: Final = arm_smccc.ARM_SMCCC_FAST_CALL << arm_smccc.ARM_SMCCC_TYPE_SHIFT
 _SVE_HINT: Final = arm_smccc.ARM_SMCCC_1_3_SVE_HINT
 _ARCH_FEATURES: Final = arm_smccc.ARM_SMCCC_ARCH_FEATURES_FUNC_ID
 _ARCH_SOC_ID: Final = arm_smccc.ARM_SMCCC_ARCH_SOC_ID
@@ -174,6 +180,8 @@ class Dispatcher:
         function = regs[0] & MASK32
         if aarch32 and function & _SMC64_BIT:
             return not_supported(regs)
+        if function & _FAST_RESERVED and function & _FAST_BIT:
+            return not_supported(regs)
         route = _ROUTE[function >> _OWNER_SHIFT & _OWNER_MASK]
         if route == _TO_TEE:
             return TEE if self.tee is not None else not_supported(regs)
@@ -197,10 +205,11 @@ class Dispatcher:
         words = self._answers.get(function)
         if words is None:
             if function == _ARCH_FEATURES:
-                words = (arch_features(self._settings, regs[1] & MASK32),)
-            elif function == _ARCH_SOC_ID and self._settings.soc_id is not None:
-                words = (soc_id(self._settings, regs[1] & MASK32),)
+                word = arch_features(self._settings, regs[1] & MASK32)
+            elif function == _ARCH_SOC_ID:
+                word = soc_id(self._settings, regs[1] & MASK32)
             else:
                 return None
+            return None if word is None else (word, *regs[1:])
         a0, a1, a2, a3, a4, a5, a6, a7 = (*words, *regs[len(words) :])
         return a0, a1, a2, a3, a4, a5, a6, a7

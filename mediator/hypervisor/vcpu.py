@@ -93,6 +93,8 @@ class Vcpu:
         "_gate",
         "_has_hint",
         "_load",
+        "_rest",
+        "_rest_timer",
         "_route",
         "_serve",
         "_store",
@@ -130,6 +132,8 @@ class Vcpu:
         self._aarch32 = guest.aarch32
         self._gate = _SHUT
         self._timer: Timer | None = None
+        self._rest = 0
+        self._rest_timer: Timer | None = None
         self.guest = guest
         self.guest_id = guest.id
         self.index = index
@@ -311,6 +315,8 @@ class Vcpu:
             answer = await self._other_outcome(answer, regs, hvc)
         elif emit is not None:
             emit(TrapExit(self.guest_id, self.index, advance_pc(hvc, answer), answer))
+        if self._rest:
+            await self._take_rest()
         if pcpu.clock >= pcpu.stop_at:
             await _STOP
         return low_words(answer) if aarch32 else answer
@@ -324,7 +330,7 @@ class Vcpu:
             if self.pcpu.clock >= self.pcpu.stop_at:
                 await _STOP
             raise GuestUndefined
-        functions = self._core.settings.services.psci_functions
+        functions = self._core.settings.services.psci_features
         result = psci.call(self.guest, self.index, regs, functions)
         if emit is not None:
             shown = result if isinstance(result, int) else result.value
@@ -348,9 +354,21 @@ class Vcpu:
             while not self._vgic.deliverable(self.index):
                 await _WAIT
             if action is psci.PsciAction.SYSTEM_SUSPEND:
-                self.entry, self.context = regs[1], regs[2]
+                self.entry, self.context, _ = psci.arguments(regs)
                 await _RESTART
         return psci_abi.PSCI_E_SUCCESS
+
+    async def _take_rest(self) -> None:
+        """Stay out of the guest until the rest is over, somebody ends it, or an interrupt comes."""
+        scheduler = self._core.scheduler
+        timer = self._rest_timer
+        if timer is None:
+            timer = self._rest_timer = Timer(self._rested)
+        scheduler.arm(timer, self._rest)
+        while self._rest > self.pcpu.clock and not self._vgic.deliverable(self.index):
+            await _WAIT
+        self._rest = 0
+        scheduler.arm(timer, None)
 
     async def _pass_gate(self) -> None:
         if self._gate == _SHUT:
@@ -417,6 +435,20 @@ class Vcpu:
         elif self.in_trap and self._core.scheduler.current is not self.pcpu:
             self.pcpu.kicked = True
 
+    def rest(self, until: int) -> None:
+        """After the trap that it is in, back in the guest at ``until`` ns or when woken."""
+        self._rest = until
+
+    def end_rest(self) -> None:
+        """The reason to rest is gone."""
+        if self._rest:
+            self._rest = 0
+            if self.state is WAITING:
+                self.make_runnable()
+
+    def _rested(self, deadline: int) -> None:
+        self.end_rest()
+
     def raise_line(self, intid: int) -> None:
         """Drive a private interrupt line of this vCPU high."""
         core = self._core
@@ -434,6 +466,9 @@ class Vcpu:
         self._gate = _SHUT
         coroutine, self.coroutine = self.coroutine, None
         self.in_trap = False
+        self._rest = 0
+        if self._rest_timer is not None:
+            self._core.scheduler.arm(self._rest_timer, None)
         if self._timer is not None:
             self._core.scheduler.arm(self._timer, None)
             self._vgic.set_line(TIMER_PPI, False, self.index)

@@ -10,7 +10,7 @@ from mediator.hypervisor import psci
 from mediator.hypervisor.guest import GuestState
 from mediator.hypervisor.machine_events import GuestShutdown, ProgramCrash, PsciCall
 from mediator.hypervisor.psci import PsciAction
-from mediator.hypervisor.services import PSCI_FUNCTIONS
+from mediator.hypervisor.services import PSCI_FUNCTIONS, ServiceSettings
 from mediator.hypervisor.tee import Registers
 from tests.hypervisor_machine.support import Bench
 
@@ -42,7 +42,7 @@ class FakeGuest:
 
 def call(guest: FakeGuest, function: int, *args: int, vcpu: int = 0) -> int | PsciAction:
     regs: Registers = (function, *args, *(0,) * (7 - len(args)))  # type: ignore[assignment]
-    return psci.call(guest, vcpu, regs, PSCI_FUNCTIONS)
+    return psci.call(guest, vcpu, regs, ServiceSettings().psci_features)
 
 
 def test_queries() -> None:
@@ -54,6 +54,36 @@ def test_queries() -> None:
     assert call(guest, FEATURES, 0xFFFF_0000_0000_0000 | CPU_ON_64) == 0
     assert call(guest, FEATURES, 0x84000005) == -1
     assert call(guest, FEATURES, 0) == -1
+
+
+def test_features_confirms_what_is_served_and_nothing_else() -> None:
+    guest = FakeGuest([ON])
+    numbers = range(0x20)
+    ids = [base | number for base in (0x84000000, 0xC4000000) for number in numbers]
+    assert [i for i in ids if call(guest, FEATURES, i) == 0] == sorted(PSCI_FUNCTIONS)
+    # What it does not confirm is not supported when it is called all the same.
+    for function in set(ids) - set(PSCI_FUNCTIONS):
+        assert call(guest, function) == -1
+    old = ServiceSettings(smccc_version=0x10000)
+    regs: Registers = (FEATURES, 0x80000000, 0, 0, 0, 0, 0, 0)
+    assert psci.call(guest, 0, regs, old.psci_features) == -1
+
+
+@pytest.mark.parametrize("function", [0x84000005, 0xC4000005, 0x84000007, 0xC4000007])
+def test_no_trusted_os_needs_to_be_migrated(function: int) -> None:
+    guest = FakeGuest([ON])
+    assert call(guest, 0x84000006) == 2
+    assert call(guest, function, 0) == -1
+    assert call(guest, FEATURES, function) == -1
+
+
+def test_a_power_state_has_32_bits_in_both_conventions_and_no_stray_ones() -> None:
+    guest = FakeGuest([ON])
+    for function in (0x84000001, 0xC4000001):
+        for state in (0, 0x0301_FFFF, 0x10000, 0x7 << 32):
+            assert call(guest, function, state, ENTRY | 1) is PsciAction.STANDBY
+        for bit in (*range(17, 24), *range(26, 32)):
+            assert call(guest, function, 1 << bit) == -2
 
 
 def test_cpu_on_results() -> None:
@@ -220,6 +250,39 @@ def test_system_suspend_starts_again_at_the_entry_point_after_an_interrupt() -> 
     bench.guest(program)
     bench.machine.run()
     assert boots == [(0, 0), (ENTRY, 99)]
+
+
+def test_system_suspend_by_the_32_bit_convention_passes_words() -> None:
+    bench = Bench()
+    boots: list[tuple[int, int]] = []
+
+    async def program(cpu: GuestCpu) -> None:
+        boots.append((getattr(cpu, "entry"), getattr(cpu, "context")))  # noqa: B009
+        if len(boots) == 1:
+            cpu.set_timer(cpu.now() + 1000)
+            await cpu.smc(0x8400000E, 5 << 32 | ENTRY, 6 << 32 | 99)
+
+    bench.guest(program)
+    bench.machine.run()
+    assert boots == [(0, 0), (ENTRY, 99)]
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_an_error_is_a_signed_word_of_the_callers_width(bits: int) -> None:
+    bench = Bench()
+    answers: list[Registers] = []
+
+    async def program(cpu: GuestCpu) -> None:
+        answers.append(await cpu.smc(CPU_ON_32, 0xF << 32 | 9, 0xF << 32, 3, 4, 5, 6, 7))
+        answers.append(await cpu.hvc(0x84000005, 1, 2, 3, 4, 5, 6, 7))
+
+    bench.guest(program, bits=bits)
+    bench.machine.run()
+    width, high = (1 << bits) - 1, 0xF << 32 if bits == 64 else 0
+    assert answers == [
+        (width - 1, high | 9, high, 3, 4, 5, 6, 7),
+        (width, 1, 2, 3, 4, 5, 6, 7),
+    ]
 
 
 def test_standby_returns_after_an_interrupt_and_the_call_is_in_the_log() -> None:

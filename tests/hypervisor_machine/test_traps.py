@@ -21,7 +21,6 @@ from mediator.hypervisor.traps import (
     advance_pc,
 )
 from mediator.suspend import run
-from smccc.constants import arm_smccc
 
 VECTORS = [
     json.loads(line)
@@ -90,32 +89,6 @@ def test_reference_recording(vector: dict[str, object]) -> None:
             assert answer == tuple(int(word, 16) for word in call["out"])
 
 
-@given(function=st.integers(0, 2**64 - 1), hvc=st.booleans(), aarch32=st.booleans())
-def test_every_function_id_has_an_owner_and_a_defined_answer(
-    function: int, hvc: bool, aarch32: bool
-) -> None:
-    tee = Tee()
-    answer = dispatch(function, tee=tee, hvc=hvc, aarch32=aarch32)
-    low = function & 0xFFFFFFFF
-    owner = low >> 24 & 0x3F
-    refused_width = aarch32 and bool(low & 0x40000000)
-    number = low & 0xFFFF
-    expected_tee = not refused_width and (
-        owner >= 48 or (owner == 4 and 0x60 <= number <= 0x8E and low > 0x0100FFFF)
-    )
-    assert len(tee.calls) == expected_tee
-    if expected_tee:
-        assert tee.calls[0][2][0] == (low if aarch32 else function)
-    if answer is PSCI:
-        assert low in PSCI_FUNCTIONS or low in (1, 2)
-        return
-    assert answer is not UNDEFINED
-    assert isinstance(answer, tuple)
-    assert answer[4:] == REGS[4:]
-    if refused_width or owner in (1, 3, *range(6, 48)):
-        assert answer == (NOT_SUPPORTED, 0x11, *REGS[2:])
-
-
 @given(immediate=st.integers(1, 0xFFFF), function=st.sampled_from([SERVED, 0x84000000, 0x80000000]))
 def test_a_nonzero_immediate_is_undefined_unless_nobody_can_see_it(
     immediate: int, function: int
@@ -160,45 +133,6 @@ def test_a_machine_without_a_tee_refuses_its_ranges() -> None:
         assert answer == (NOT_SUPPORTED, *REGS[1:])
 
 
-def test_own_queries_name_this_hypervisor_not_the_reference() -> None:
-    own = [dispatch(0x8500FF00 | number) for number in (0, 1, 3)]
-    reference = [
-        dispatch(0x8500FF00 | number, settings=ServiceSettings.reference()) for number in (0, 1, 3)
-    ]
-    assert isinstance(own[1], tuple)
-    assert own[1] != reference[1]
-    assert all(0 <= word < 2**32 for word in own[1][:4])
-    assert own[0] == (3, *REGS[1:])
-    assert own[2] == (0, 1, *REGS[2:])
-    assert dispatch(0x8400FF00) == (17, *REGS[1:])
-    assert dispatch(0x8400FF00, settings=ServiceSettings.reference()) == (29, *REGS[1:])
-
-
-def test_architecture_calls() -> None:
-    features = ServiceSettings(
-        arch_features={
-            arm_smccc.ARM_SMCCC_ARCH_WORKAROUND_1: 0,
-            arm_smccc.ARM_SMCCC_ARCH_WORKAROUND_2: arm_smccc.SMCCC_RET_NOT_REQUIRED,
-        },
-        soc_id=(0x0123_0001, 2),
-    )
-    assert dispatch(0x80000000) == (0x10002, *REGS[1:])
-    assert dispatch(0x80000001, x1=0x80008000, settings=features) == (0, 0x80008000, *REGS[2:])
-    minus_two = dispatch(0x80000001, x1=0x80007FFF, settings=features)
-    assert minus_two == (2**64 - 2, 0x80007FFF, *REGS[2:])
-    assert dispatch(0x80000001, x1=0x80003FFF, settings=features) == (
-        NOT_SUPPORTED,
-        0x80003FFF,
-        *REGS[2:],
-    )
-    # Only the low word of the argument counts, and the version call announces itself.
-    assert dispatch(0x80000001, x1=0x5_80000000) == (0, 0x5_80000000, *REGS[2:])
-    assert dispatch(0x80000001, x1=0x80000002, settings=features) == (0, 0x80000002, *REGS[2:])
-    assert dispatch(0x80000002, x1=0, settings=features) == (0x0123_0001, 0, *REGS[2:])
-    assert dispatch(0x80000002, x1=1, settings=features) == (2, 1, *REGS[2:])
-    assert dispatch(0x80000002, x1=2, settings=features) == (2**64 - 3, 2, *REGS[2:])
-
-
 @pytest.mark.parametrize("function", [0x80008000, 0x80007FFF, 0x80003FFF])
 def test_workaround_calls_define_no_register(function: int) -> None:
     assert dispatch(function) == (function, *REGS[1:])
@@ -227,16 +161,6 @@ def test_sip_calls_go_to_the_platform() -> None:
     assert dispatch(0x82000001, sip=sip) == (7, 3, *REGS[2:])
     assert dispatch(0x82000002, sip=sip) == (NOT_SUPPORTED, *REGS[1:])
     assert dispatch(0x82000001) == (NOT_SUPPORTED, *REGS[1:])
-
-
-def test_the_sve_hint_is_part_of_the_id_before_version_1_3_and_ignored_after() -> None:
-    hinted = SERVED | 0x10000
-    assert dispatch(hinted) == (NOT_SUPPORTED, *REGS[1:])
-    new = ServiceSettings(smccc_version=arm_smccc.ARM_SMCCC_VERSION_1_3)
-    tee = Tee()
-    assert dispatch(hinted, settings=new, tee=tee) == (0xAA, *REGS[1:])
-    assert tee.calls[0][2][0] == SERVED
-    assert dispatch(0x80010000, settings=new) == (0x10003, *REGS[1:])
 
 
 def test_who_steps_over_the_instruction() -> None:
