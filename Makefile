@@ -16,7 +16,7 @@ CONSUMER_VENV := build/consumer-venv
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint style types imports dependencies licences format docs doctest dist packaging gates bench soak ci clean
+.PHONY: help run test lint style types imports dependencies licences format docs doctest dist packaging gates bench speed soak ci clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -74,6 +74,9 @@ gates: $(VENV)/.test ## the deterministic speed gates: counts, not times
 
 bench: $(VENV)/.test ## all benchmarks as ratios, median of 9 rounds; exit 1 on a breach
 	$(BIN)/python -m benchmarks $(ARGS)
+
+speed: $(VENV)/.test ## docs/evidence/speed.md anew; wants a machine that does nothing else
+	$(BIN)/python -m benchmarks --markdown docs/evidence/speed.md $(ARGS)
 
 soak: $(VENV)/.test ## property tests at random and for hours; finds are kept in .hypothesis
 	HYPOTHESIS_PROFILE=soak $(PYTEST) -n $(JOBS) --dist worksteal -q -o timeout=0 $(ARGS)
