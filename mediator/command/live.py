@@ -44,6 +44,7 @@ Examples:
   optee-mediator live                          one guest, the built-in workload
   optee-mediator live --guests 3 --vcpus 2
   optee-mediator live --record session.jsonl.gz && optee-mediator replay session.jsonl.gz
+  optee-mediator live --trace live.json        then open it at https://ui.perfetto.dev
   optee-mediator live --initrd-add ./xtest:/bin/xtest --run 'xtest 1001'
   optee-mediator live --run 'dmesg | grep optee' --show-console
   optee-mediator live --console
@@ -128,6 +129,12 @@ def _cache_option(function: click.decorators.FC) -> click.decorators.FC:
     help="Record for 'replay' (JSON lines, gzip if it ends in .gz); one file for each guest.",
 )
 @click.option(
+    "--trace",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write a trace for Perfetto (https://ui.perfetto.dev).",
+)
+@click.option(
     "--fault",
     "faults",
     multiple=True,
@@ -167,6 +174,7 @@ def live(
     additions: tuple[str, ...],
     kernel: Path | None,
     record: Path | None,
+    trace: Path | None,
     faults: tuple[str, ...],
     seconds: float,
     console: bool,
@@ -209,6 +217,7 @@ def live(
             seconds=seconds,
             shell=console,
             record=record,
+            trace=trace,
             faults=tuple(map(parse_fault, faults)),
             kernel=None if kernel is None else kernel.read_bytes(),
         )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Final
 
 import attrs
 
+from mediator.hypervisor.machine_events import VirqPending
 from mediator.live import client, initramfs, result
 from mediator.live.bundle import KERNEL, Bundle
 from mediator.live.faults import PlannedFault, Saboteur, verdict
@@ -20,6 +22,7 @@ from mediator.live.platform import LiveError, LivePlatform, LiveSettings, Sink
 from mediator.live.qemu import BoardSettings, at_el3
 from mediator.live.record import Recording
 from mediator.live.service import Service
+from mediator.live.trace import LiveTrace
 from secure_world.ta import TaRegistry
 
 DEFAULT_SECONDS: Final = 60.0
@@ -34,7 +37,7 @@ kernel does not try all of its ciphers, which takes a sixth of its start."""
 @attrs.frozen(kw_only=True)
 class RunSettings:
     """A run. ``arguments``: more words for the kernel's command line. ``kernel``: an Image instead of
-    the bundle's, whose modules must fit it."""
+    the bundle's, whose modules must fit it. ``trace``: a file for Perfetto."""
 
     guests: int = 1
     board: BoardSettings = attrs.field(factory=BoardSettings)
@@ -47,6 +50,7 @@ class RunSettings:
     files: Mapping[str, tuple[bytes, int]] = attrs.field(factory=dict, repr=False)
     seconds: float = DEFAULT_SECONDS
     record: Path | None = None
+    trace: Path | None = None
     kernel: bytes | None = attrs.field(default=None, repr=False)
     faults: tuple[PlannedFault, ...] = ()
 
@@ -72,6 +76,11 @@ class Run:
         self.settings = settings
         self.files = files
         self.saboteur = Saboteur(settings.faults) if settings.faults else None
+        self._files = contextlib.ExitStack()
+        trace: LiveTrace | None = None
+        if settings.trace is not None:
+            trace = LiveTrace(settings.trace, settings.platform.mediator.client_id_base)
+            sinks = (*sinks, trace.sink)
         self.platform = LivePlatform(
             settings.platform,
             sinks=sinks,
@@ -79,6 +88,9 @@ class Run:
             inject=self._inject,
             fault=self.saboteur,
         )
+        if trace is not None:
+            trace.begin(self.platform.monitor)
+            self._files.push(trace)
         self.service = Service(self.platform, lines=lines)
         if self.saboteur is not None:
             self.platform.host.faults = self.saboteur.plan
@@ -107,15 +119,18 @@ class Run:
             return
         for guest in self.service.guests:
             if guest.ident == ident and guest.ended is None:
+                if self.platform.sink is not None:
+                    self.platform.sink(VirqPending(ident, -1, intid))
                 guest.raise_interrupt(intid)
 
     def __enter__(self) -> Run:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.service.close()
-        for recording in self._recordings:
-            recording.close()
+        with self._files:
+            self.service.close()
+            for recording in self._recordings:
+                recording.close()
 
     def start(self) -> LiveGuest:
         """Start one more guest."""

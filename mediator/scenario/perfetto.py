@@ -12,19 +12,18 @@ Processes and their tracks:
 
 Arrows lead from a TEE thread that asks for an RPC to the trap that brings it to the guest, from there
 to the trap that answers it, and back to the thread; and from who raised a virtual interrupt to the
-vCPU that takes it. Times are virtual. Those of different pCPUs may be apart by a little; an arrow that
+vCPU that takes it. Times are virtual, of live guests real. Those of different pCPUs may be apart by a little; an arrow that
 would go back in time is left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 from mediator.guest import events as guest_events
 from mediator.hypervisor import events as host_events
 from mediator.hypervisor import machine_events
-from mediator.hypervisor.machine import Machine
 from mediator.optee import events
 from mediator.scenario.recorder import Event, Handler
 from mediator.scenario.tally import FOREIGN_INTR, RPC_MASK, rpc_kind
@@ -52,6 +51,21 @@ TEE_RANGES: Final = (0x32, 0xB2, 0xBF)
 """Top bytes of function ids that go to the mediator."""
 
 
+class Strand(Protocol):
+    """Something that executes; see :class:`mediator.hypervisor.scheduler.Strand`."""
+
+    @property
+    def order(self) -> int:
+        """Number of the pCPU; another number for what no pCPU does."""
+
+
+class Executor(Protocol):
+    """Who knows what executes at this moment: a machine, or whatever stands for one."""
+
+    def strand(self) -> Strand:
+        """What executes now."""
+
+
 class Picture:
     """A listener that draws a run into a :class:`~mediator.scenario.trace_file.TraceFile`."""
 
@@ -59,7 +73,7 @@ class Picture:
         self._file = file
         self._pcpus = pcpus
         self._base = client_id_base
-        self._machine: Machine | None = None
+        self._machine: Executor | None = None
         self._pids: dict[int, int] = {}
         self._names: dict[int, str] = {}
         self._next_pid = FIRST_GUEST
@@ -76,7 +90,7 @@ class Picture:
         for pid, name in ((MACHINE, "machine"), (MEDIATOR, "mediator"), (TEE, "OP-TEE")):
             file.process(pid, name)
 
-    def attach(self, machine: Machine) -> None:
+    def attach(self, machine: Executor) -> None:
         """Ask this machine who executes when something happens."""
         self._machine = machine
         self._file.begun = True

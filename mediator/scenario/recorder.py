@@ -12,11 +12,16 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
-from mediator.hypervisor.machine import Machine
-
 Event = tuple[object, ...]
 Handler = Callable[[int, Event], None]
 """``handler(time, event)``; time in virtual ns."""
+
+
+class Clock(Protocol):
+    """Who knows what time it is: a machine, or whatever stands for one."""
+
+    def time(self) -> int:
+        """Now, ns."""
 
 
 class Listener(Protocol):
@@ -43,9 +48,9 @@ class Recorder:
             for kind, handler in listener.handlers().items():
                 self._table[kind] = (*self._table.get(kind, ()), handler)
 
-    def attach(self, machine: Machine) -> None:
+    def attach(self, clock: Clock) -> None:
         """Take the time of events from this machine."""
-        self._clock = machine.time
+        self._clock = clock.time
 
     def __call__(self, event: Event) -> None:
         """Take one event."""

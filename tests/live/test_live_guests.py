@@ -37,8 +37,8 @@ SHORT = (PROBE, RNG, UNLOAD)
 
 
 def test_the_whole_workload_and_its_replay(files: Bundle, cache: Path, tmp_path: Path) -> None:
-    record = tmp_path / "session.jsonl.gz"
-    outcome = run.execute(files, run.RunSettings(record=record), cache=cache)
+    record, trace = tmp_path / "session.jsonl.gz", tmp_path / "trace.json"
+    outcome = run.execute(files, run.RunSettings(record=record, trace=trace), cache=cache)
     assert outcome.good, outcome
     (guest,) = outcome.guests
     states = {check.name: check.state for check in guest.checks}
@@ -50,6 +50,8 @@ def test_the_whole_workload_and_its_replay(files: Bundle, cache: Path, tmp_path:
     replayed = replay_as_mediator(load_trace(record))
     assert replayed.transparent
     assert replayed.events > 2 * 40
+    names = [event["name"] for event in json.loads(trace.read_text("utf-8"))["traceEvents"]]
+    assert names.count("CALL_WITH_REGD_ARG") > 2 * 10  # the vCPU's track, and the mediator's
     assert our_processes() == []
 
 

@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+from pathlib import Path
+
 import pytest
 
 from mediator.live.mailbox import KERNEL_RAM, RAM_BASE
 from mediator.live.monitor import LiveMonitor
 from mediator.live.platform import FIRST_PA, FORWARD, SPAN, LivePlatform
 from mediator.live.result import Check, parse_check
+from mediator.live.trace import LiveTrace
+from mediator.scenario.perfetto import FIRST_GUEST
 from secure_world.apps.basic import Clock
 from secure_world.apps.rng import RandomNumbers
 from smccc.constants import arm_smccc, optee_msg, psci, tee
@@ -151,3 +157,23 @@ def test_the_clock_is_real_and_charges_are_debts() -> None:
 )
 def test_report_lines(line: str, check: Check | None) -> None:
     assert parse_check(line) == check
+
+
+def test_a_trace_has_every_call_with_its_real_time(tmp_path: Path) -> None:
+    """PSCI is the emulator's: its slice ends all the same, and later calls are not inside of it."""
+    path = tmp_path / "trace.json"
+    with LiveTrace(path, 1) as trace:
+        platform = LivePlatform(sinks=[trace.sink])
+        trace.begin(platform.monitor)
+        guest = Buffer(platform)
+        frame = (psci.PSCI_0_2_FN_PSCI_VERSION, *[0] * 7)
+        assert platform.serve(guest.ident, 0, frame, False, 0) is FORWARD
+        guest.call(smc.OPTEE_SMC_CALLS_UID)
+        guest.call(smc.OPTEE_SMC_CALLS_UID)
+        end = platform.monitor.now()
+    events = json.loads(path.read_text("utf-8"))["traceEvents"]
+    own = [e for e in events if e["ph"] == "X" and e["pid"] == FIRST_GUEST]
+    assert [e["name"] for e in own][1:] == ["CALLS_UID", "CALLS_UID"]
+    for before, after in itertools.pairwise(own):
+        assert before["ts"] + before["dur"] <= after["ts"]
+    assert 0 < own[0]["ts"] < own[-1]["ts"] + own[-1]["dur"] < end / 1000
