@@ -122,6 +122,9 @@ class MachineMemory(Protocol):
     def remove_guest(self, guest: int, *, quarantine: bool = False) -> object:
         """Take everything from ``guest``. ``quarantine``: its frames go to nobody."""
 
+    def release_quarantine(self, guest: int) -> object:
+        """Free the frames that :meth:`remove_guest` kept back. The id may still be remembered."""
+
     def guest_read(self, guest: int, ipa: int, length: int) -> bytes:
         """A load by the guest. Raises :class:`mediator.guest.cpu.GuestAbort`."""
 

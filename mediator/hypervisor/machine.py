@@ -7,7 +7,10 @@ It puts the other parts together and owns the life of guests:
 - Destruction may begin at any moment. From then on no vCPU of the guest returns to guest code.
   Entries of the mediator that are in flight complete on their pCPUs; then a task of its own enters
   the mediator's teardown until it is done, and only after that frames and id become free.
-- If the TEE does not let go of a guest, the machine keeps its frames and its id for ever.
+- If the TEE does not let go of a guest, the machine keeps its frames and its id until it is told
+  that the TEE did so after all.
+- A guest can be paused in any state, and destroyed while it is paused. A trap that has begun ends
+  on its pCPU all the same; the guest sees its result when it is resumed.
 """
 
 from __future__ import annotations
@@ -215,7 +218,8 @@ class Machine:
         """The same as a coroutine, for a task: others may run between its steps."""
         guest_id = self._take_id(spec.guest_id)
         if guest_id is None:
-            return self._refuse(-1 if spec.guest_id is None else spec.guest_id, spec, "no free id")
+            number = -1 if spec.guest_id is None else spec.guest_id
+            return self._refuse(number, spec, self._why_not(spec.guest_id))
         guest = Guest(guest_id, spec)
         self._guests[guest_id] = guest
         memory = self._core.memory
@@ -284,11 +288,26 @@ class Machine:
                     vcpu.make_runnable()
 
     def quarantine(self, guest: int, answer: int) -> None:
-        """The TEE did not let go of ``guest``: its frames and id will not be used again."""
+        """The TEE did not let go of ``guest``: its frames and id are kept back.
+
+        Until :meth:`release_quarantine`, which is for whoever knows that it did so after all.
+        """
         record = self._guests.get(guest)
         if record is not None and not record.quarantine:
             record.quarantine = True
             self._emit(TeeKeepsGuest(guest, answer))
+
+    def release_quarantine(self, guest: int) -> None:
+        """VM_DESTROYED of ``guest`` was answered OK after all: frames and id are free again.
+
+        ``ValueError``: the guest is not in quarantine, or not gone yet.
+        """
+        record = self._guests.get(guest)
+        if record is None or record.state is not GuestState.QUARANTINED:
+            raise ValueError(f"guest {guest} is not in quarantine")
+        self._core.memory.release_quarantine(guest)
+        record.state = GuestState.DESTROYED
+        self._give_id(record)
 
     def counters(self, guest: int) -> dict[str, int]:
         """Operations of a guest by kind."""
@@ -321,6 +340,18 @@ class Machine:
             self._emit(VirqPending(guest, target, intid))
             if target >= 0:
                 record.vcpus[target].look()
+
+    def park_vcpu(self, guest: int, vcpu: int, until: int) -> None:
+        """Let a vCPU rest until ``until`` ns after the trap that it is in."""
+        record = self._guests.get(guest)
+        if record is not None and not record.halted and vcpu < len(record.vcpus):
+            record.vcpus[vcpu].rest(until)
+
+    def wake_vcpu(self, guest: int, vcpu: int) -> None:
+        """End the rest of a vCPU; nothing happens if it does not rest."""
+        record = self._guests.get(guest)
+        if record is not None and not record.halted and vcpu < len(record.vcpus):
+            record.vcpus[vcpu].end_rest()
 
     def physical_interrupt(self, intid: int) -> None:
         """An interrupt of the board. A mediator that wants it is entered by a task of its own."""
@@ -460,6 +491,21 @@ class Machine:
             and guest not in self._guests
             and self._core.memory.reusable(guest)
         )
+
+    def _why_not(self, wanted: int | None) -> str:
+        """Why an id was not given, for people."""
+        if wanted is None:
+            return "no free id"
+        if not 0 <= wanted < self._core.settings.max_guests:
+            return f"id {wanted} is not 0 to {self._core.settings.max_guests - 1}"
+        state = self.state(wanted)
+        if state is GuestState.QUARANTINED:
+            return f"id {wanted} is in quarantine: the TEE did not let go of its last guest"
+        if state is GuestState.DYING:
+            return f"id {wanted} is in use: its guest is being torn down"
+        if state is not None:
+            return f"id {wanted} is in use"
+        return f"id {wanted} is not free: frames of its last guest are still held"
 
     def _give_id(self, guest: Guest) -> None:
         del self._guests[guest.id]

@@ -26,7 +26,7 @@ class FakeMemory:
     def __init__(self, pages: int = 1 << 20) -> None:
         self.free = pages
         self.guests: dict[int, dict[int, bytearray | None]] = {}
-        self.blocked: dict[int, bool] = {}
+        self.blocked: dict[int, int] = {}
 
     def reusable(self, guest: int) -> bool:
         return guest not in self.guests and guest not in self.blocked
@@ -48,9 +48,12 @@ class FakeMemory:
     def remove_guest(self, guest: int, *, quarantine: bool = False) -> None:
         pages = self.guests.pop(guest)
         if quarantine:
-            self.blocked[guest] = True
+            self.blocked[guest] = len(pages)
         else:
             self.free += len(pages)
+
+    def release_quarantine(self, guest: int) -> None:
+        self.free += self.blocked.pop(guest)
 
     def guest_read(self, guest: int, ipa: int, length: int) -> bytes:
         page = self._page(guest, ipa, False)
