@@ -118,6 +118,16 @@ class Host(Protocol):
     def inject_virq(self, guest: int, intid: int) -> None:
         """Make interrupt ``intid`` pending for ``guest``."""
 
+    def park_vcpu(self, guest: int, vcpu: int, until: int) -> None:
+        """Let ``vcpu`` rest after this trap: back in the guest at virtual time ``until``, or earlier.
+
+        Earlier for an interrupt that it can take, and for :meth:`wake_vcpu`. A host may ignore
+        both; its guests then ask again and again, as after any foreign interrupt.
+        """
+
+    def wake_vcpu(self, guest: int, vcpu: int) -> None:
+        """End the rest of ``vcpu``, if it rests."""
+
     def now(self) -> int:
         """Virtual time in nanoseconds; never decreases."""
 

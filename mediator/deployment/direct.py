@@ -26,6 +26,12 @@ class Immediate:
     async def inject_virq(self, guest: int, intid: int) -> None:
         self._host.inject_virq(guest, intid)
 
+    async def park_vcpu(self, guest: int, vcpu: int, until: int) -> None:
+        self._host.park_vcpu(guest, vcpu, until)
+
+    async def wake_vcpu(self, guest: int, vcpu: int) -> None:
+        self._host.wake_vcpu(guest, vcpu)
+
     async def now(self) -> int:
         return self._host.now()
 

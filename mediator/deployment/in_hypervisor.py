@@ -21,7 +21,7 @@ from mediator.deployment.suspending import SuspendingSyscalls as SuspendingSysca
 from mediator.host import Host
 from mediator.optee.events import Sink
 from mediator.optee.lifecycle import Probe
-from mediator.optee.mediator import GuestInfo, OpteeMediator
+from mediator.optee.mediator import GuestInfo, OpteeMediator, Wait
 from mediator.optee.settings import MediatorSettings
 from mediator.optee.syscalls import Syscalls
 from mediator.suspend import run
@@ -148,15 +148,24 @@ class InHypervisor:
         if len(regs) != REGISTERS:
             raise ValueError(f"regs: {REGISTERS} registers are needed, got {len(regs)}")
         frame = tuple(regs)
-        for index, value in enumerate(frame):
-            if not 0 <= value <= MASK64:
-                raise ValueError(
-                    f"regs[{index}]: {value:#x} does not fit an unsigned 64-bit register"
-                )
+        if min(frame) < 0 or max(frame) > MASK64:
+            index = next(i for i, value in enumerate(frame) if not 0 <= value <= MASK64)
+            raise ValueError(
+                f"regs[{index}]: {frame[index]:#x} does not fit an unsigned 64-bit register"
+            )
         if aarch32:
             frame = tuple(value & 0xFFFF_FFFF for value in frame)
         out = self._run(self.mediator.handle(self._direct, guest, vcpu, frame))
         return NOT_MINE if out is None else Completed(out)
+
+    def notification_interrupt(self) -> Done | Preempted:
+        """The TEE raised its notification interrupt. ``Preempted``: enter again."""
+        done = self._run(self.mediator.notification_interrupt(self._direct))
+        return DONE if done else PREEMPTED
+
+    def waits(self) -> tuple[Wait, ...]:
+        """The threads of the TEE that wait now."""
+        return self.mediator.waits()
 
     def guest_info(self, guest: int) -> GuestInfo | None:
         """Counters of a guest, ``None`` if it has no context."""
@@ -182,6 +191,14 @@ class InHypervisor:
     async def guest_created(self, guest: int) -> bool:
         """``False``: the TEE refused."""
         return await self.mediator.guest_created(self._syscalls, guest)
+
+    async def physical_interrupt(self, intid: int) -> bool:
+        """The TEE raised interrupt ``intid``, and it has only one. ``False``: enter again."""
+        return await self.mediator.notification_interrupt(self._syscalls)
+
+    async def timer_expired(self) -> bool:
+        """Nothing here sets a timer: what waits is asked for when its vCPU has rested."""
+        return True
 
     async def guest_destroyed(self, guest: int) -> bool:
         """``False``: enter again."""

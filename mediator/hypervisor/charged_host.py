@@ -90,6 +90,14 @@ class ChargedHost:
         self._count(SYSCALL)
         self._host.inject_virq(guest, intid)
 
+    def park_vcpu(self, guest: int, vcpu: int, until: int) -> None:
+        self._count(SYSCALL)
+        self._host.park_vcpu(guest, vcpu, until)
+
+    def wake_vcpu(self, guest: int, vcpu: int) -> None:
+        self._count(SYSCALL)
+        self._host.wake_vcpu(guest, vcpu)
+
     def now(self) -> int:
         self._count(SYSCALL)
         return self._host.now()

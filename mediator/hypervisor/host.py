@@ -95,7 +95,8 @@ class ReferenceHost(GuestMemory):
     """Implements :class:`mediator.host.Host`. Every hook is optional and may be set later.
 
     ``secure_smc``: the secure world; ``should_preempt``: the preemption policy; ``inject_virq``:
-    ``(guest, intid)``; ``now`` and ``set_timer``: virtual time in ns; ``quarantine``: ``(guest,
+    ``(guest, intid)``; ``now`` and ``set_timer``: virtual time in ns; ``park_vcpu``: ``(guest, vcpu,
+    until)``, ``wake_vcpu``: ``(guest, vcpu)``; ``quarantine``: ``(guest,
     answer)``; ``log``: ``(guest, message)``. ``shadow_limit`` caps the pages of the mediator.
     """
 
@@ -108,6 +109,8 @@ class ReferenceHost(GuestMemory):
         inject_virq: Callable[[int, int], None] | None = None,
         now: Callable[[], int] | None = None,
         set_timer: Callable[[int | None], None] | None = None,
+        park_vcpu: Callable[[int, int, int], None] | None = None,
+        wake_vcpu: Callable[[int, int], None] | None = None,
         quarantine: Callable[[int, int], None] | None = None,
         log: Callable[[int, str], None] | None = None,
         shadow_limit: int | None = None,
@@ -120,6 +123,8 @@ class ReferenceHost(GuestMemory):
         self.virq_sink = inject_virq
         self.clock = now
         self.timer = set_timer
+        self.parker = park_vcpu
+        self.waker = wake_vcpu
         self.quarantine_sink = quarantine
         self.log_sink = log
         self.read_hook: ReadHook | None = None
@@ -171,13 +176,13 @@ class ReferenceHost(GuestMemory):
 
     def read_page_list(self, guest: int, ipa: int, entries: int) -> tuple[bytes, int] | None:
         """See :class:`mediator.host.Host`."""
-        record = self._record("read_page_list", guest)
-        if entries < 1:
-            raise InvariantError("read_page_list", f"{entries} entries")
+        record = self._guests.get(guest)
+        if record is None or entries < 1:
+            raise InvariantError("read_page_list", f"no guest {guest}, or {entries} entries")
         if self.faults is not None and self.faults.strikes("read_page_list"):
             return None
         lookup, banks = record.stage2.entry, self._banks
-        parts: list[bytes | memoryview] = []
+        parts: list[bytes] = []
         left, gfn = entries, ipa >> PAGE_SHIFT
         while True:
             entry = lookup(gfn)
@@ -189,16 +194,16 @@ class ReferenceHost(GuestMemory):
             if bank is None:
                 bank = self.memory.bank(pa)
             if left < PAGE_LIST_ENTRIES:
-                parts.append(bank[offset : offset + 8 * left])
+                parts.append(bank[offset : offset + 8 * left].tobytes())
                 link = 0
                 break
-            parts.append(bank[offset : offset + _LIST_BYTES])
+            parts.append(bank[offset : offset + _LIST_BYTES].tobytes())
             (link,) = _LINK.unpack_from(bank, offset + _LIST_BYTES)
             left -= PAGE_LIST_ENTRIES
             if not left:
                 break
             gfn = link >> PAGE_SHIFT
-        words = b"".join(parts)
+        words = parts[0] if len(parts) == 1 else b"".join(parts)
         if self._sink is not None:
             self._sink(events.PageListRead(guest, ipa, entries))
         return words, link
@@ -320,6 +325,16 @@ class ReferenceHost(GuestMemory):
         """See :class:`mediator.host.Host`."""
         if self.virq_sink is not None:
             self.virq_sink(guest, intid)
+
+    def park_vcpu(self, guest: int, vcpu: int, until: int) -> None:
+        """See :class:`mediator.host.Host`."""
+        if self.parker is not None:
+            self.parker(guest, vcpu, until)
+
+    def wake_vcpu(self, guest: int, vcpu: int) -> None:
+        """See :class:`mediator.host.Host`."""
+        if self.waker is not None:
+            self.waker(guest, vcpu)
 
     def now(self) -> int:
         """See :class:`mediator.host.Host`. Time stands still without a clock."""

@@ -109,6 +109,16 @@ class MachineMonitor:
         if self._machine is not None:
             self._machine.inject(guest, intid)
 
+    def park_vcpu(self, guest: int, vcpu: int, until: int) -> None:
+        """Let a vCPU rest until ``until`` ns after the trap that it is in."""
+        if self._machine is not None:
+            self._machine.park_vcpu(guest, vcpu, until)
+
+    def wake_vcpu(self, guest: int, vcpu: int) -> None:
+        """End the rest of a vCPU."""
+        if self._machine is not None:
+            self._machine.wake_vcpu(guest, vcpu)
+
     def set_timer(self, deadline: int | None) -> None:
         """Program the mediator's timer; its entry runs at ``deadline`` ns (``None``: never)."""
         if self._machine is not None:

@@ -301,10 +301,16 @@ async def _resume_own(
     core: Core, sys: Syscalls, guest: Guest, vcpu: int, regs: Registers, call: Call
 ) -> Registers:
     """Go on with a call that the mediator suspended before the TEE was entered."""
-    call.own_thread = False
+    # It stays suspended, and its thread id taken, until the walk is over.
+    call.leaving = True
     result = await _translate(core, sys, guest, call)
+    call.leaving = False
+    if result == memory.PREEMPTED:
+        return (smc.OPTEE_SMC_RETURN_RPC_FOREIGN_INTR, 0, 0, call.thread, *regs[4:])
+    del guest.suspended[call.thread]
+    call.own_thread = False
     if result:
-        return await _not_translated(core, sys, guest, call, regs, result)
+        return await _fail(core, sys, guest, call, regs, result)
     shadow = call.shadow
     assert shadow is not None
     return await _enter(
@@ -448,6 +454,8 @@ async def return_from_rpc(
     if core.sink is not None:
         core.sink(events.RpcAnswered(guest.id, call.serial, thread, vcpu))
     try:
+        if call.own_thread:
+            return await _resume_own(core, sys, guest, vcpu, regs, call)
         if call.rpc_function == rpc.FUNC_CMD:
             if call.wait_key >= 0:
                 call.vcpu = vcpu
@@ -466,8 +474,6 @@ async def return_from_rpc(
             del guest.suspended[thread]
             return await _enter(core, sys, guest, vcpu, regs, call, RETURN_FROM_RPC, 0, 0, thread)
         del guest.suspended[thread]
-        if call.own_thread:
-            return await _resume_own(core, sys, guest, vcpu, regs, call)
         if call.rpc_function == rpc.FUNC_ALLOC:
             pa = await rpc.allocated(core, sys, guest, call, regs)
             return await _enter(

@@ -52,10 +52,13 @@ class Core:
         "free_pages",
         "guests",
         "last_command",
+        "listening",
         "plans",
         "settings",
         "sink",
+        "stopped_rounds",
         "threads",
+        "unasked",
     )
 
     def __init__(self, settings: MediatorSettings, sink: events.Sink | None) -> None:
@@ -66,6 +69,11 @@ class Core:
         self.threads: int | None = None
         self.calls_count = settings.calls_count or 0
         self.plans = Plans()
+        # Guests that are told of notification values, those of them that the TEE must still be asked
+        # about since its last interrupt, and interrupt entries that stopped before all were.
+        self.listening: dict[int, None] = {}
+        self.unasked: dict[int, None] = {}
+        self.stopped_rounds = 0
         notifications = settings.capabilities & smc.OPTEE_SMC_SEC_CAP_ASYNC_NOTIF
         self.last_command = (
             msg.OPTEE_MSG_CMD_STOP_ASYNC_NOTIF
@@ -80,6 +88,13 @@ class Core:
             if self.sink is not None:
                 self.sink(events.Finding(guest.id, rule, detail))
             await sys.log(guest.id, f"{rule}: {detail}")
+
+    def listens(self, guest: Guest) -> None:
+        """Note whether the TEE has to be asked about ``guest``."""
+        if guest.notified or guest.holding:
+            self.listening[guest.id] = None
+        else:
+            self.listening.pop(guest.id, None)
 
     # --- shadow pages -----------------------------------------------------------------------
 
@@ -174,6 +189,9 @@ class Core:
     async def release_call(self, sys: Syscalls, guest: Guest, call: Call) -> None:
         """Give back what a call holds for itself. Its buffers are decided by its command."""
         guest.live_calls.pop(call.serial, None)
+        if call.wait_key >= 0:
+            guest.end_wait(call)
+            self.listens(guest)
         shadow, alloc_list, carrier = call.shadow, call.alloc_list, call.carrier
         call.shadow = call.alloc_list = call.carrier = None
         if shadow is not None:

@@ -89,6 +89,39 @@ class BufferReleased(NamedTuple):
     pages: int
 
 
+class WaitBegan(NamedTuple):
+    """The TEE's ``thread`` waits for ``key``; ``held``: the mediator keeps the wait, not the guest."""
+
+    guest: int
+    call: int
+    thread: int
+    key: int
+    held: int
+
+
+class WaitEnded(NamedTuple):
+    """That wait is over: sent, timed out, or its call is."""
+
+    guest: int
+    call: int
+    thread: int
+    key: int
+
+
+class NotificationsTaken(NamedTuple):
+    """The TEE told these notification values of ``guest``: a bitmap."""
+
+    guest: int
+    values: int
+
+
+class GuestInterrupted(NamedTuple):
+    """There are new notification values for ``guest``: interrupt ``intid`` was injected."""
+
+    guest: int
+    intid: int
+
+
 class GuestTornDown(NamedTuple):
     """The mediator holds nothing of the guest any more; ``answer`` is that of VM_DESTROYED."""
 

@@ -91,7 +91,12 @@ async def exchange_capabilities(
     if not offered & smc.OPTEE_SMC_SEC_CAP_DYNAMIC_SHM:
         # Without it the guest would want the reserved memory, which it cannot have.
         return (smc.OPTEE_SMC_RETURN_ENOTAVAIL, *regs[1:])
-    a2 = answer[2] if offered & smc.OPTEE_SMC_SEC_CAP_ASYNC_NOTIF else regs[2]
+    a2 = regs[2]
+    if answer[1] & smc.OPTEE_SMC_SEC_CAP_ASYNC_NOTIF:
+        guest.highest = min(answer[2] & M32, core.settings.limits.notifications)
+        guest.holds = core.settings.hold_waits and not guest.notified
+        if offered & smc.OPTEE_SMC_SEC_CAP_ASYNC_NOTIF:
+            a2 = guest.highest
     a3 = regs[3]
     if offered & smc.OPTEE_SMC_SEC_CAP_RPC_ARG:
         a3 = answer[3]
@@ -114,17 +119,3 @@ async def enable_shm_cache(core: Core, sys: Syscalls, guest: Guest, regs: Regist
     """ENABLE_SHM_CACHE: status only."""
     answer = await _forward(core, sys, guest, smc.OPTEE_SMC_ENABLE_SHM_CACHE)
     return (answer[0], *regs[1:])
-
-
-async def enable_async_notif(core: Core, sys: Syscalls, guest: Guest, regs: Registers) -> Registers:
-    """ENABLE_ASYNC_NOTIF: status only."""
-    answer = await _forward(core, sys, guest, smc.OPTEE_SMC_ENABLE_ASYNC_NOTIF)
-    return (answer[0], *regs[1:])
-
-
-async def async_notif_value(core: Core, sys: Syscalls, guest: Guest, regs: Registers) -> Registers:
-    """GET_ASYNC_NOTIF_VALUE: value and flags."""
-    answer = await _forward(core, sys, guest, smc.OPTEE_SMC_GET_ASYNC_NOTIF_VALUE)
-    if answer[0] & M32 != OK:
-        return (answer[0], *regs[1:])
-    return (*answer[:3], *regs[3:])

@@ -74,6 +74,7 @@ async def guest_created(core: Core, sys: Syscalls, guest: int) -> bool:
     threads = core.threads if core.threads is not None else DEFAULT_THREADS
     limit = settings.limits.call_limit(threads)
     record = Guest(guest, settings.client_id_base + guest, limit, DEFAULT_RPC_PARAMS)
+    record.highest = settings.limits.notifications
     if not 0 < record.client <= LAST_CLIENT:
         return False
     core.guests[guest] = record
@@ -109,6 +110,8 @@ async def guest_destroyed(core: Core, sys: Syscalls, guest: int) -> bool:
 
 
 async def _release_all(core: Core, sys: Syscalls, record: Guest) -> bool:
+    record.notified = False
+    core.listens(record)
     while record.live_calls:
         call = next(iter(record.live_calls.values()))
         # Its buffers go below, one by one, like all others, and so do those that it names.

@@ -15,7 +15,7 @@ from typing import Final
 
 import attrs
 
-from mediator.optee import call, events, fast, lifecycle, snapshots
+from mediator.optee import call, events, fast, lifecycle, notify, snapshots
 from mediator.optee.core import M32, Core, Registers
 from mediator.optee.lifecycle import Probe
 from mediator.optee.records import Guest
@@ -38,8 +38,8 @@ FAST: Final[tuple[tuple[int, FastHandler], ...]] = (
     (smc.OPTEE_SMC_ENABLE_SHM_CACHE, fast.enable_shm_cache),
 )
 NOTIFICATIONS: Final[tuple[tuple[int, FastHandler], ...]] = (
-    (smc.OPTEE_SMC_ENABLE_ASYNC_NOTIF, fast.enable_async_notif),
-    (smc.OPTEE_SMC_GET_ASYNC_NOTIF_VALUE, fast.async_notif_value),
+    (smc.OPTEE_SMC_ENABLE_ASYNC_NOTIF, notify.enable),
+    (smc.OPTEE_SMC_GET_ASYNC_NOTIF_VALUE, notify.value),
 )
 YIELDING: Final[tuple[tuple[int, YieldingHandler], ...]] = (
     (smc.OPTEE_SMC_CALL_WITH_ARG, call.call_with_arg),
@@ -60,6 +60,24 @@ class GuestInfo:
     pages: int
     rpc_buffers: int
     findings: int
+
+
+@attrs.frozen
+class Wait:
+    """A thread of the TEE that waits for notification ``key``.
+
+    ``vcpu``: the one that carried it when it left. ``since``, ``deadline``: virtual ns (``None``: for
+    ever). ``held``: the mediator keeps the wait, because the guest could not learn of its end.
+    """
+
+    guest: int
+    call: int
+    thread: int
+    key: int
+    vcpu: int
+    since: int
+    deadline: int | None
+    held: bool
 
 
 class OpteeMediator:
@@ -120,6 +138,10 @@ class OpteeMediator:
         """``False``: preempted, or entries are still in flight; enter again."""
         return await lifecycle.guest_destroyed(self._core, sys, guest)
 
+    async def notification_interrupt(self, sys: Syscalls) -> bool:
+        """The TEE raised its notification interrupt. ``False``: preempted, enter again."""
+        return await notify.interrupt(self._core, sys)
+
     async def handle(
         self, sys: Syscalls, guest: int, vcpu: int, regs: Registers
     ) -> Registers | None:
@@ -156,6 +178,26 @@ class OpteeMediator:
             record.pages,
             len(record.rpc_buffers),
             record.findings,
+        )
+
+    def waits(self) -> tuple[Wait, ...]:
+        """The threads of the TEE that wait now, in the order of guests and keys."""
+        return tuple(
+            [
+                Wait(
+                    guest.id,
+                    call.serial,
+                    call.thread,
+                    call.wait_key,
+                    call.vcpu,
+                    call.wait_since,
+                    call.wait_deadline or None,
+                    call.held,
+                )
+                for guest in self._core.guests.values()
+                for waiters in guest.waiters.values()
+                for call in waiters.values()
+            ]
         )
 
     def snapshot(self) -> dict[str, object]:

@@ -26,7 +26,8 @@ class Buffer:
     ``frames``: physical addresses, little-endian u64, in the order of the guest's list; complete
     once ``live``. ``pages`` is what was reserved against the limits. ``users``: calls in flight
     whose message lies in this buffer; while there are any, the pins stay (``doomed``).
-    ``next_ipa`` and ``done`` say where a walk of the guest's list goes on.
+    ``next_ipa``, ``read`` and ``done`` (entries read, and those of them that are pinned) say where a
+    walk of the guest's list goes on; ``waiting`` are the words of the entries between the two.
     """
 
     __slots__ = (
@@ -40,9 +41,11 @@ class Buffer:
         "next_ipa",
         "offset",
         "pages",
+        "read",
         "reference",
         "released",
         "users",
+        "waiting",
     )
 
     def __init__(
@@ -54,7 +57,9 @@ class Buffer:
         self.offset = address & PAGE_MASK
         self.contiguous = contiguous
         self.next_ipa = address & ~PAGE_MASK
+        self.read = 0
         self.done = 0
+        self.waiting = bytearray()
         self.frames: bytes | bytearray = b""
         self.list: Shadow | None = None
         self.live = False
@@ -109,6 +114,7 @@ class Call:
         "buffers",
         "carrier",
         "command",
+        "empty",
         "enables",
         "function",
         "held",
@@ -177,6 +183,8 @@ class Call:
         self.in_hand: RpcBuffer | None = None  # while an entry reads or writes its page
         # Cookie of an RPC ALLOC answer that was refused: the TEE gives it back by RPC FREE.
         self.refused: int | None = None
+        # Reference of an SHM_ALLOC answer without memory: the TEE gives it back by SHM_FREE.
+        self.empty: int | None = None
         # The mediator's own SHM_FREE request is out: whatever comes back, the allocation failed.
         self.own_free = False
         # Suspended by the mediator itself, before the TEE was entered.

@@ -48,6 +48,11 @@ RET_AT: Final = 20
 BROKEN: Final[Registers] = ()
 """What :func:`leave` returns when the TEE's answer names a thread that cannot be its own."""
 
+ENTER_AGAIN: Final = 0
+DELIVERED: Final = 1
+HELD: Final = 2
+"""What became of a request: answered here (the TEE's message says how), with the guest, or kept."""
+
 _WORD: Final = struct.Struct("<I")
 
 
@@ -87,9 +92,12 @@ async def leave(
             delivered = await _request_out(core, sys, guest, call)
         finally:
             await put_down(core, sys, call)
-        if not delivered:
+        if delivered == ENTER_AGAIN:
             del guest.suspended[thread]
             return None
+        if delivered == HELD:
+            call.leaving = False
+            return _as_interrupt(core, guest, call, regs)
     elif call.rpc_function == FUNC_FREE:
         # Before the guest can see the request: it may use the cookie again at that instant.
         cookie = pair(answer[1], answer[2])
@@ -103,6 +111,14 @@ async def leave(
     return (*answer, *regs[4:])
 
 
+def _as_interrupt(core: Core, guest: Guest, call: Call, regs: Registers) -> Registers:
+    """The guest's registers while the mediator waits for it: a foreign interrupt of its thread."""
+    if core.sink is not None:
+        left = events.RpcToGuest(guest.id, call.serial, call.thread, FUNC_FOREIGN_INTR, -1)
+        core.sink(left)
+    return (smc.OPTEE_SMC_RETURN_RPC_FOREIGN_INTR, 0, 0, call.thread, *regs[4:])
+
+
 def _means(buffer: RpcBuffer, thread: int, refused: int | None) -> bool:
     """Whether FREE from ``thread`` is about ``buffer``.
 
@@ -113,18 +129,18 @@ def _means(buffer: RpcBuffer, thread: int, refused: int | None) -> bool:
     return buffer.thread == thread or buffer.cookie != refused
 
 
-async def _request_out(core: Core, sys: Syscalls, guest: Guest, call: Call) -> bool:
-    """Copy the TEE's request to the guest. ``False``: it failed, and the TEE's message says so."""
+async def _request_out(core: Core, sys: Syscalls, guest: Guest, call: Call) -> int:
+    """Copy the TEE's request to the guest: ENTER_AGAIN, DELIVERED or HELD."""
     where = _place(guest, call)
     if where is None:
         await core.finding(sys, guest, "secure-world", "an RPC names an unknown message buffer")
-        return False
+        return ENTER_AGAIN
     mem, base, room = where
     count: int = _WORD.unpack_from(mem, base + NUM_PARAMS_OFFSET)[0]
     if count > room:
         await core.finding(sys, guest, "secure-world", f"an RPC request has {count} parameters")
         _put(mem, base + RET_AT, GENERIC)
-        return False
+        return ENTER_AGAIN
     request = mem[base : base + HEADER_SIZE + count * PARAM_SIZE].tobytes()
     fields = MESSAGE[count].unpack(request)
     call.request = fields[0]
@@ -132,24 +148,29 @@ async def _request_out(core: Core, sys: Syscalls, guest: Guest, call: Call) -> b
         call.shm_type = fields[9] if count else 0
     elif fields[0] == NOTIFICATION and count:
         result = await notify.request(core, sys, guest, call, fields)
+        if result == notify.HELD:
+            return HELD
         if result != notify.PASS:
-            if result != notify.HELD:
-                _put(mem, base + RET_AT, result)
-            return result
+            _put(mem, base + RET_AT, result)
+            return ENTER_AGAIN
     elif fields[0] == SHM_FREE and count:
         # As for FREE: released even if the request cannot be delivered; the TEE has let go.
         buffer = guest.buffers.get(fields[10])
+        empty, call.empty = call.empty, None
+        if fields[10] == empty:
+            # OP-TEE gives back what came with an answer that had no memory, whosever name it is.
+            buffer = None
         if buffer is not None and buffer.kind == RPC_ALLOCATED and buffer.live:
             await core.release_buffer(sys, guest, buffer)
     for index in range(count):
         if PARAM_KIND[fields[8 + 4 * index] & 0xFF] == KIND_TMEM and fields[9 + 4 * index]:
             await core.finding(sys, guest, "I1", "an RPC request holds a physical address")
             _put(mem, base + RET_AT, GENERIC)
-            return False
+            return ENTER_AGAIN
     if not await _write_request(sys, guest, call, [(0, request)]):
         _put(mem, base + RET_AT, GENERIC)
-        return False
-    return True
+        return ENTER_AGAIN
+    return DELIVERED
 
 
 def _place(guest: Guest, call: Call) -> tuple[memoryview, int, int] | None:
@@ -224,6 +245,8 @@ async def put_down(core: Core, sys: Syscalls, call: Call) -> None:
 async def _forget_answer(core: Core, sys: Syscalls, guest: Guest, call: Call) -> None:
     """There is nothing to answer in: what the answer had begun is over."""
     call.own_free = False
+    if call.wait_key >= 0:
+        notify.answered(core, guest, call)
     walk, call.walk = call.walk, None
     if walk is not None:
         await core.release_buffer(sys, guest, walk, call)
@@ -245,6 +268,12 @@ async def answer_in(
         call.in_hand = buffer
         buffer.users += 1
         mem, base, room = buffer.shadow.mem, 0, MAX_PARAMS
+    if call.held:
+        result = await notify.still_waiting(core, sys, guest, call)
+        if result == notify.HELD:
+            return _as_interrupt(core, guest, call, regs)
+        _put(mem, base + RET_AT, result)
+        return None
     if call.own_free:
         call.own_free = False
         _failed_allocation(mem, base)
@@ -266,7 +295,11 @@ async def answer_in(
     mem[base : base + size] = data[:size]
     for index in range(count):
         attr = fields[8 + 4 * index]
-        if PARAM_KIND[attr & 0xFF] != KIND_TMEM or not fields[9 + 4 * index]:
+        if PARAM_KIND[attr & 0xFF] != KIND_TMEM:
+            continue
+        if not fields[9 + 4 * index]:
+            if call.request == SHM_ALLOC:
+                call.empty = fields[11 + 4 * index]
             continue
         # Zeroed first: the guest's address must not be there whatever happens next.
         at = base + HEADER_SIZE + index * PARAM_SIZE + 8

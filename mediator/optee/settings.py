@@ -31,6 +31,9 @@ OFFERED_CAPABILITIES = (
 
 REFERENCE_CALLS_COUNT = 11
 
+NOTIFICATION_VIRQ = 219
+"""Interrupt id of notifications on the platform of the recorded sessions (QEMU's ``virt``)."""
+
 
 def _positive(instance: object, attribute: attrs.Attribute[int], value: int) -> None:
     if value < 1:
@@ -49,6 +52,7 @@ class Limits:
     ``total_pages``: pages of all; reached: TEE_ERROR_OUT_OF_MEMORY, origin COMMS.
     ``rpc_buffers``: RPC message buffers (classic calls), ``None`` for no cap; reached: the
     allocation fails towards the TEE.
+    ``notifications``: the highest notification value that a guest can have.
     ``walk_entries``: page-list entries handled between two questions whether to stop, a multiple
     of 511 so that a step ends with a list page.
     """
@@ -64,6 +68,8 @@ class Limits:
     total_pages: int = attrs.field(default=1_048_576, validator=_positive)
     # A TEE caches one buffer a thread; 256 is beyond any thread count in use.
     rpc_buffers: int | None = attrs.field(default=256)
+    # OP-TEE numbers them 64 + thread; a guest's bitmap takes 1 KiB at most.
+    notifications: int = attrs.field(default=8191, validator=_positive)
     # 64 list pages, 127 MiB of buffer: about half a millisecond of work.
     walk_entries: int = attrs.field(default=64 * PAGE_LIST_ENTRIES)
 
@@ -98,6 +104,10 @@ class MediatorSettings:
     which then refuses the list; otherwise they are dropped.
     ``contiguous``: build the page list for a contiguous temporary buffer instead of refusing it.
     ``calls_count``: the answer to CALLS_COUNT, ``None`` for the number of functions offered.
+    ``hold_waits``: keep the waits of a guest that has not enabled notifications, if the TEE has them:
+    what another guest's call releases would not reach it otherwise.
+    ``notification_virq``: interrupt id that tells a guest of notification values (its device tree
+    says the same).
     ``client_id_base``: client id of guest 0 (client id 0 is the hypervisor's own).
     ``shadow_cache``: free shadow pages kept for the next call.
     """
@@ -109,6 +119,8 @@ class MediatorSettings:
     contiguous: bool = True
     entry_offsets: bool = True
     calls_count: int | None = None
+    hold_waits: bool = True
+    notification_virq: int = attrs.field(default=NOTIFICATION_VIRQ, validator=_positive)
     client_id_base: int = attrs.field(default=1, validator=_positive)
     shadow_cache: int = 64
 
@@ -132,5 +144,6 @@ class MediatorSettings:
             build_id=False,
             contiguous=False,
             entry_offsets=False,
+            hold_waits=False,
             calls_count=REFERENCE_CALLS_COUNT,
         )

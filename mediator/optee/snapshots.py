@@ -17,7 +17,7 @@ from mediator.optee.records import Buffer, Call, Guest, RpcBuffer
 from mediator.optee.syscalls import Syscalls
 
 FORMAT: Final = "optee-mediator-state"
-VERSION: Final = 1
+VERSION: Final = 2
 
 _BUFFER_FIELDS: Final = (
     "reference",
@@ -26,6 +26,7 @@ _BUFFER_FIELDS: Final = (
     "offset",
     "contiguous",
     "next_ipa",
+    "read",
     "done",
     "live",
     "doomed",
@@ -51,11 +52,20 @@ _CALL_FIELDS: Final = (
     "rpc_a1",
     "rpc_a2",
     "refused",
+    "empty",
     "request",
     "shm_type",
     "own_free",
     "own_thread",
     "leaving",
+    "vcpu",
+    "wait_key",
+    "wait_since",
+    "wait_deadline",
+    "wait_tries",
+    "held",
+    "woken",
+    "enables",
 )
 _GUEST_FIELDS: Final = (
     "id",
@@ -66,6 +76,11 @@ _GUEST_FIELDS: Final = (
     "pages",
     "findings",
     "dying",
+    "notified",
+    "enables",
+    "highest",
+    "pending",
+    "holds",
 )
 
 Plain = dict[str, object]
@@ -95,6 +110,8 @@ def take(core: Core) -> Plain:
         "format": FORMAT,
         "version": VERSION,
         "threads": core.threads,
+        "unasked": list(core.unasked),
+        "stopped_rounds": core.stopped_rounds,
         "free_pages": [shadow.pages for shadow in core.free_pages],
         "guests": guests,
     }
@@ -139,6 +156,7 @@ def _guest(guest: Guest) -> Plain:
             {
                 **_fields(buffer, _BUFFER_FIELDS),
                 "frames": bytes(buffer.frames),
+                "waiting": bytes(buffer.waiting),
                 "list": _pages(buffer.list),
                 "named": guest.buffers.get(buffer.reference) is buffer,
             }
@@ -178,6 +196,7 @@ async def restore(core: Core, sys: Syscalls, data: Plain) -> None:
             _set(buffer, item, _BUFFER_FIELDS)
             frames = cast("bytes", item["frames"])
             buffer.frames = frames if buffer.live else bytearray(frames)
+            buffer.waiting = bytearray(cast("bytes", item["waiting"]))
             buffer.list = await shadow(item["list"])
             buffers.append(buffer)
             if item["named"]:
@@ -206,6 +225,9 @@ async def restore(core: Core, sys: Syscalls, data: Plain) -> None:
             call.buffers = [buffers[place] for place in cast("list[int]", item["buffers"])]
             call.rpc_buffer = _at(rpc_buffers, item["rpc_buffer"])
             guest.live_calls[call.serial] = call
+            if call.wait_key >= 0:
+                guest.holding += call.held
+                guest.waiters.setdefault(call.wait_key, {})[call.serial] = call
         for thread, serial in cast("list[list[int]]", plain["suspended"]):
             guest.suspended[thread] = guest.live_calls[serial]
         guests[guest.id] = guest
@@ -213,6 +235,11 @@ async def restore(core: Core, sys: Syscalls, data: Plain) -> None:
     core.threads = cast("int | None", data["threads"])
     core.free_pages = free
     core.guests = guests
+    core.unasked = dict.fromkeys(cast("list[int]", data["unasked"]))
+    core.stopped_rounds = cast("int", data["stopped_rounds"])
+    core.listening = {}
+    for guest in guests.values():
+        core.listens(guest)
 
 
 def _at(items: list[T], place: object) -> T | None:

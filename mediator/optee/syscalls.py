@@ -37,6 +37,8 @@ class Syscall(IntEnum):
     SET_TIMER = 16
     MAP_SHADOW = 17
     QUARANTINE = 18
+    PARK_VCPU = 19
+    WAKE_VCPU = 20
 
 
 class Syscalls(Protocol):
@@ -75,6 +77,10 @@ class Syscalls(Protocol):
     def should_preempt(self) -> Awaitable[bool]: ...
 
     def inject_virq(self, guest: int, intid: int) -> Awaitable[None]: ...
+
+    def park_vcpu(self, guest: int, vcpu: int, until: int) -> Awaitable[None]: ...
+
+    def wake_vcpu(self, guest: int, vcpu: int) -> Awaitable[None]: ...
 
     def now(self) -> Awaitable[int]: ...
 

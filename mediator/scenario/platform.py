@@ -125,6 +125,8 @@ class Platform:
             inject_virq=self.monitor.inject_virq,
             now=self.monitor.now,
             set_timer=self.monitor.set_timer,
+            park_vcpu=self.monitor.park_vcpu,
+            wake_vcpu=self.monitor.wake_vcpu,
             quarantine=self.monitor.quarantine,
             shadow_limit=settings.shadow_limit,
             sink=sink,

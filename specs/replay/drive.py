@@ -97,11 +97,15 @@ class Entry:
 
 
 class Driver:
-    """Drives entries. ``own``: name of each of the mediator's own calls to how often it was made."""
+    """Drives entries. ``own``: name of each of the mediator's own calls to how often it was made.
+
+    ``pending``: client to the notification values that it is told of next.
+    """
 
     def __init__(self, facts: Survey) -> None:
         self._facts = facts
         self.own: dict[str, int] = {}
+        self.pending: dict[int, list[int]] = {}
 
     def answer(self, request: SmcRequest) -> Answer:
         """Answer a call of the mediator's own, as recorded wherever the trace has it."""
@@ -110,6 +114,11 @@ class Driver:
         self.own[name] = self.own.get(name, 0) + 1
         if function == smc.OPTEE_SMC_GET_THREAD_COUNT:
             return smc.OPTEE_SMC_RETURN_OK, self._facts.threads, 0, 0
+        numbers = self.pending.get(request.regs[7])
+        if function == smc.OPTEE_SMC_GET_ASYNC_NOTIF_VALUE and numbers:
+            number = numbers.pop(0)
+            more = smc.OPTEE_SMC_ASYNC_NOTIF_PENDING if numbers else 0
+            return smc.OPTEE_SMC_RETURN_OK, number, smc.OPTEE_SMC_ASYNC_NOTIF_VALID | more, 0
         if function in OWN_CALLS:
             return smc.OPTEE_SMC_RETURN_OK, 0, 0, 0
         answer = self._facts.answers.get(function, _DEFAULT_ANSWERS.get(function))

@@ -37,6 +37,7 @@ from specs.replay.drive import (
 from specs.replay.judge import Judge, Sight
 from specs.replay.machine import Machine
 from specs.replay.normal_world import NormalWorld
+from specs.replay.notified import values_read
 from specs.replay.reader import Trace
 from specs.replay.records import Marker, Return
 from specs.replay.result import MediatorResult, Tally
@@ -65,7 +66,9 @@ class MediatorReplay:
     ) -> None:
         self.trace = trace
         self.facts: Survey = survey(trace)
-        self.settings = settings or MediatorSettings()
+        # The mediator keeps the waits of a guest without notifications for the sake of what another
+        # guest may release. The recorded OP-TEE has released nothing that way.
+        self.settings = settings or MediatorSettings(hold_waits=False)
         # What may be hidden does not follow the mediator's own defaults.
         known = settings or attrs.evolve(self.settings, capabilities=rules.PASSED_CAPABILITIES)
         self.machine = Machine(self.facts)
@@ -87,6 +90,7 @@ class MediatorReplay:
         self._more: dict[int, int] = {}
         """Client to the instances that the recorded OP-TEE has of it beyond the first."""
         self._dying: dict[int, None] = {}
+        self._values = values_read([])
         self._lost: dict[Flight, tuple[list[Difference], list[str]]] = {}
         self._by_mediator = 0
         self._unanswered = 0
@@ -99,6 +103,9 @@ class MediatorReplay:
         """Replay the trace from end to end."""
         self._driver.complete(self.mediator.probe(self._sys))
         happenings = follow(self.trace, self.facts)
+        self._values = values_read(
+            [happening.step for happening in happenings if isinstance(happening, Enter)]
+        )
         for client in adopted(happenings, self.facts):
             self._create(client)
         for number, happening in enumerate(happenings):
@@ -178,6 +185,8 @@ class MediatorReplay:
             if not self.machine.has_guest(step.client):
                 self.machine.add_guest(step.client)
             self.normal.enter(step)
+            if step.function == smc.OPTEE_SMC_GET_ASYNC_NOTIF_VALUE:
+                self._values.tell(step, self._notify)
             work = self.mediator.handle(self._sys, step.client - 1, call.cpu, call.regs)
             entry = Entry(step, work)
             self._driver.start(entry)
@@ -191,6 +200,12 @@ class MediatorReplay:
             and low32(entry.result[0]) == smc.OPTEE_SMC_RETURN_RPC_CMD
         ):
             self._free_for_the_mediator(entry)
+
+    def _notify(self, client: int, numbers: list[int]) -> None:
+        """The secure world has notification values for ``client`` and raises its interrupt."""
+        self._driver.pending[client] = numbers
+        self._driver.complete(self.mediator.notification_interrupt(self._sys))
+        self._driver.pending.clear()
 
     def _hypervisor(self, step: Step) -> Entry:
         """A call of the hypervisor itself: a life-cycle step of a guest, or none of our business."""

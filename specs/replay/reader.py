@@ -316,6 +316,8 @@ class TraceReader:
                 # A file cut off in the middle of a line; a whole last line without its end is fine.
                 try:
                     json.loads(line)
+                except RecursionError:
+                    pass  # said where the line is read
                 except ValueError:
                     raise TraceError(
                         self.path, number, "", "the file ends in the middle of this line"

@@ -72,7 +72,7 @@ def parse_json(text: bytes, file: str, line: int) -> Json:
     except RecursionError as error:
         raise InputError(file, line, "", "nested too deeply") from error
     except ValueError as error:  # an integer with more digits than Python converts
-        raise InputError(file, line, "", f"not usable: {error}") from error
+        raise InputError(file, line, "", "not usable: a number has too many digits") from error
     return value
 
 

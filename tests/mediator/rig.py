@@ -49,6 +49,10 @@ class RigHost:
         self.sent: list[tuple[int, ...]] = []
         self.logged: list[tuple[int, str]] = []
         self.quarantined: list[tuple[int, int]] = []
+        self.injected: list[tuple[int, int]] = []
+        self.parked: list[tuple[int, int, int]] = []
+        self.woken: list[tuple[int, int]] = []
+        self.time = 0
         self.rig: Rig | None = None
         self.after_read: Callable[[], None] | None = None
 
@@ -181,10 +185,16 @@ class RigHost:
         return self.preempt.pop(0) if self.preempt else self.always_preempt
 
     def inject_virq(self, guest: int, intid: int) -> None:
-        raise AssertionError("no interrupt is expected")
+        self.injected.append((guest, intid))
+
+    def park_vcpu(self, guest: int, vcpu: int, until: int) -> None:
+        self.parked.append((guest, vcpu, until))
+
+    def wake_vcpu(self, guest: int, vcpu: int) -> None:
+        self.woken.append((guest, vcpu))
 
     def now(self) -> int:
-        return 0
+        return self.time
 
     def set_timer(self, deadline: int | None) -> None:
         raise AssertionError("no timer is expected")

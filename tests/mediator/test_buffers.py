@@ -357,6 +357,7 @@ def test_default_limits_are_what_the_documentation_says() -> None:
         "buffer_pages": 262_145,
         "total_pages": 1_048_576,
         "rpc_buffers": 256,
+        "notifications": 8191,
         "walk_entries": 32_704,
     }
 

@@ -91,7 +91,7 @@ def test_no_snapshot_while_an_entry_is_in_flight() -> None:
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [({"format": "other"}, "format is 'other'"), ({"version": 2}, "version 2")],
+    [({"format": "other"}, "format is 'other'"), ({"version": 1}, "version 1")],
 )
 def test_what_is_no_snapshot_of_this_version_is_refused(
     change: dict[str, object], reason: str

@@ -277,7 +277,7 @@ FAST = (
                 "return (*answer, *regs[4:])",
             ),
             (
-                "mediator.optee.fast:async_notif_value",
+                "mediator.optee.notify:value",
                 "return (*answer[:3], *regs[3:])",
                 "return (*answer, *regs[4:])",
             ),
@@ -302,7 +302,7 @@ FAST = (
         bug_class=27,
         breaks=("offer.result-registers",),
         plant=edits(
-            ("mediator.optee.fast:async_notif_value", "if answer[0] & M32 != OK:", "if False:"),
+            ("mediator.optee.notify:value", "if answer[0] & M32 != OK:", "if False:"),
         ),
     ),
     Mutant(

@@ -120,6 +120,12 @@ class ToyHypervisor:
     def now(self) -> int:
         return 0
 
+    def park_vcpu(self, guest: int, vcpu: int, until: int) -> None:
+        """This model has no time to let pass: the guest asks again at once."""
+
+    def wake_vcpu(self, guest: int, vcpu: int) -> None:
+        """Nobody rests."""
+
     def set_timer(self, deadline: int | None) -> None:
         raise NotImplementedError
 
