@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, NoReturn, TypeVar
+from typing import IO, Final, NamedTuple, NoReturn, TypeVar
 
 import click
 
@@ -56,6 +56,10 @@ class Unusable(click.ClickException):
 
     def __init__(self, where: str, field: str, problem: str) -> None:
         super().__init__(f"{where}: {field}: {problem}")
+
+    def show(self, file: IO[str] | None = None) -> None:
+        """As the other commands say it."""
+        click.echo(f"error: {self.format_message()}", file=file, err=file is None)
 
 
 class Source(NamedTuple):
@@ -158,13 +162,17 @@ def _lines(source: Source) -> Iterator[_Lines]:
     except UnicodeDecodeError as error:
         bad = source.data.count(b"\n", 0, error.start) + 1
         raise Unusable(f"{source.name}:{bad}", "text", "is not UTF-8") from None
+    empty = True
     for number, line in enumerate(text.split("\n"), 1):
         content = line.partition("#")[0].strip()
         if content:
+            empty = False
             call, arrow, returned = content.partition("->")
             yield _Lines(
                 f"{source.name}:{number}", _words(call), _words(returned) if arrow else None
             )
+    if empty:
+        raise Unusable(source.name, "text", "has nothing to decode")
 
 
 def _emit(found: Sequence[Description], as_json: bool) -> None:

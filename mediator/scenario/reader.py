@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -116,13 +117,20 @@ def _parse(data: bytes, path: str) -> Document:
         values: dict[str, object] = tomllib.loads(text)
     except RecursionError:
         raise ScenarioError(path, 0, "", "is nested too deeply") from None
-    except ValueError as error:
+    except tomllib.TOMLDecodeError as error:
         reason = str(error)
         found = _AT_LINE.search(reason)
         line = 0
         if found is not None:
             line = int(found[1]) if found[1] else len(text.splitlines())
         raise ScenarioError(path, line, "", f"is not TOML: {_AT_LINE.sub('', reason)}") from None
+    except ValueError:  # an integer with more digits than Python converts
+        lines = text.replace("_", "").splitlines()
+        most = sys.get_int_max_str_digits()
+        line = next(
+            (n for n, one in enumerate(lines, 1) if re.search(rf"\d{{{most + 1}}}", one)), 0
+        )
+        raise ScenarioError(path, line, "", "is not TOML: a number has too many digits") from None
     return Document(path, values, KeyLines(text))
 
 

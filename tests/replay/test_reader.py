@@ -201,6 +201,7 @@ def test_files_that_are_no_trace(tmp_path: Path) -> None:
     assert refused(b"\xff\xfe\n")[2] == "is not UTF-8 text"
     assert refused(b"{]\n")[2].startswith("is not JSON")
     assert refused(b"[" * 200_000 + b"\n")[2] == "is not JSON: nested too deeply"
+    assert refused(b"[" * 200_000) == (1, "", "is not JSON: nested too deeply")
     assert refused(b'{"meta": ' + b"9" * 5000 + b"}\n")[0] == 1
     assert refused(text(call()))[:2] == (1, "meta")
     assert refused(text({"meta": []}))[:2] == (1, "meta")

@@ -222,7 +222,7 @@ def test_any_input_is_decoded_or_refused(stdin: bytes, arguments: list[str]) -> 
         VALIDATOR.validate(json.loads(result.stdout))
     else:
         assert result.stdout == ""
-        assert result.stderr.startswith("Error: <stdin>")
+        assert result.stderr.startswith("error: <stdin>")
 
 
 @pytest.mark.parametrize("name", ["registers", "message", "page-list", "fid"])
