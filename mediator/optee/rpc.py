@@ -146,6 +146,7 @@ async def _request_out(core: Core, sys: Syscalls, guest: Guest, call: Call) -> i
     call.request = fields[0]
     if fields[0] == SHM_ALLOC:
         call.shm_type = fields[9] if count else 0
+        call.empty = None
     elif fields[0] == NOTIFICATION and count:
         result = await notify.request(core, sys, guest, call, fields)
         if result == notify.HELD:
@@ -298,8 +299,8 @@ async def answer_in(
         if PARAM_KIND[attr & 0xFF] != KIND_TMEM:
             continue
         if not fields[9 + 4 * index]:
-            if call.request == SHM_ALLOC:
-                call.empty = fields[11 + 4 * index]
+            if call.request == SHM_ALLOC and count == 1 and not fields[5]:
+                call.empty = fields[11]
             continue
         # Zeroed first: the guest's address must not be there whatever happens next.
         at = base + HEADER_SIZE + index * PARAM_SIZE + 8

@@ -95,6 +95,41 @@ def test_the_checkers_see_the_page_of_another_guest() -> None:
             optee.watch.check()
 
 
+def allocating(optee: WithOptee, ipa: int) -> tuple[int, ...]:
+    """A call that the TEE left with SHM_ALLOC in the argument behind its message."""
+    session = optee.session()
+    out = optee.call(ipa, msg(1, func=Slow.ALLOCATE, session=session))
+    assert out[0] == CMD
+    return out
+
+
+@pytest.mark.parametrize("attr", [0x20A, 0xA])
+def test_an_answer_without_memory_frees_nobody_elses_buffer(attr: int) -> None:
+    """The same with memory: OP-TEE frees the reference of a buffer at address 0, which it refuses."""
+    optee = WithOptee()
+    first = allocating(optee, RAM + 0x1000)
+    listed = optee.page_list(RAM + 0x10_0000, RAM + 0x60_000)
+    optee.put(RAM + 0x1020, msg(6, params=[(0x20A, listed, PAGE_SIZE, COOKIE)]))
+    optee.monitor.pending = 1
+    first = optee.resume(first[3])
+    assert first[0] == INTR, "it has the buffer now"
+    second = allocating(optee, RAM + 0x2000)
+    optee.put(RAM + 0x2020, msg(6, params=[(attr, 0, PAGE_SIZE, COOKIE)]))
+    second = optee.resume(second[3])
+    free = msg(7, session=0, ret=0xFFFF_0000, params=[(1, 0, COOKIE, 0)])
+    assert optee.get(RAM + 0x2020, 64) == free
+    assert optee.host.pinned(GUEST) == 1
+    second = optee.resume(second[3])
+    assert second[0] == CMD, "it tries once more"
+    optee.put(RAM + 0x2020, msg(6, ret=0xFFFF_000C))
+    assert optee.resume(second[3])[0] == 0
+    first = optee.resume(first[3])
+    assert optee.get(RAM + 0x1020, 64) == free
+    assert not optee.host.pinned(GUEST), "the one that has it has let go"
+    assert optee.resume(first[3])[0] == 0
+    assert optee.clean()
+
+
 @pytest.mark.parametrize("snapshot", [False, True])
 def test_only_the_refused_cookie_and_only_once(snapshot: bool) -> None:
     """FREE of any other name, and a second FREE of this one, are what they say."""

@@ -80,6 +80,14 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        id="hold.empty-answer-frees",
+        story="Takes every SHM_FREE for what it says: the TEE gives the reference of an answer without"
+        " memory back, and the guest had put that of a buffer there that another thread uses.",
+        bug_class=24,
+        breaks=("rpc_free.refused", "I2"),
+        plant=edits(("mediator.optee.rpc:_request_out", "if fields[10] == empty:", "if False:")),
+    ),
+    Mutant(
         id="hold.walk-of-many-buffers",
         story="Asks whether to stop inside a long buffer only: a message of many short ones keeps"
         " the processor as long as the quota allows.",
