@@ -427,7 +427,9 @@ HOLDS: dict[str, Killer] = {
     "hold.call-given-up": by(holds.test_the_pages_of_a_call_that_cannot_reach_its_guest_stay),
     "hold.rpc-page-in-hand": by(nested.test_a_page_in_use_is_nobody_elses, RIG, "read_guest"),
     "hold.refused-cookie-frees": by(refused.test_a_refused_cookie_frees_nobody_elses_page),
-    "hold.empty-answer-frees": by(refused.test_an_answer_without_memory_frees_nobody_elses_buffer),
+    "hold.empty-answer-frees": by(
+        refused.test_an_answer_without_memory_frees_nobody_elses_buffer, 0x20A
+    ),
     "hold.walk-of-many-buffers": by(lists.test_many_buffers_of_one_message_are_one_long_walk, 8),
     "hold.guest-dies-at-birth": by(
         nested.test_a_guest_that_is_destroyed_while_it_is_created, RIG, True
