@@ -7,32 +7,35 @@ import json
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
-from typing import Final, NoReturn
+from typing import Final
 
 import click
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mediator.command.live_options import (
+    MAX_GUESTS,
+    PROBLEMS,
+    cache_option,
+    fail,
+    mediator_settings,
+    printable,
+    terminated,
+)
+from mediator.command.live_sweep import sweep_command
 from mediator.live import bundle, client, doctor, run
 from mediator.live import fetch as fetching
 from mediator.live.faults import KINDS, parse_fault
 from mediator.live.guest import LiveGuest
-from mediator.live.image import CONDUITS, SMC, ImageError
+from mediator.live.image import CONDUITS, SMC
 from mediator.live.initramfs import BENCH, CLIENT, PROBE, RNG, STEPS, SUPPLICANT, InitramfsError
 from mediator.live.mailbox import MAX_VCPUS
 from mediator.live.packages import FetchError
-from mediator.live.platform import LiveError, LiveSettings
-from mediator.live.qemu import BELLS, SEMIHOSTING, UART, BoardSettings, QemuError
+from mediator.live.platform import LiveSettings
+from mediator.live.qemu import BELLS, SEMIHOSTING, UART, BoardSettings
 from mediator.live.result import FAIL, INFO, OK, SKIP, Check, Result
-from mediator.optee.settings import OFFERED_CAPABILITIES, MediatorSettings
 from secure_world.settings import SecureWorldSettings
-from smccc.constants import optee_smc as smc
-
-MAX_GUESTS: Final = 16
-"""Guests of one run: each takes a processor while it works, and 100 MB."""
-DEFAULT_BUNDLE: Final = "default"
 
 _COLOURS: Final = {OK: "green", FAIL: "red", SKIP: "yellow", INFO: "dim"}
 
@@ -49,27 +52,12 @@ Examples:
   optee-mediator live --run 'dmesg | grep optee' --show-console
   optee-mediator live --console
   optee-mediator live --fault no-pin@60 --seconds 20
+  optee-mediator live sweep kill --guests 2    a fault at each call in turn
 
 \b
 Exit codes: 0 all well, 1 a check failed, a kernel complained or an invariant was violated,
 2 something is missing or the input cannot be used.
 """
-
-
-def _cache_option(function: click.decorators.FC) -> click.decorators.FC:
-    return click.option(
-        "--cache",
-        type=click.Path(file_okay=False, path_type=Path),
-        help=f"Folder for fetched files.  [default: ${bundle.CACHE_VARIABLE}, else the user's cache]",
-    )(
-        click.option(
-            "--bundle",
-            "name",
-            default=DEFAULT_BUNDLE,
-            show_default=True,
-            help="Name of the set of guest files, e.g. one for each kernel.",
-        )(function)
-    )
 
 
 @click.group(invoke_without_command=True, epilog=EXAMPLES)
@@ -138,8 +126,9 @@ def _cache_option(function: click.decorators.FC) -> click.decorators.FC:
     "--fault",
     "faults",
     multiple=True,
-    metavar="KIND@N",
-    help="Let something go wrong at call N of the first guest, and say whether its driver survives; "
+    metavar="KIND@N[+CALLS]",
+    help="Let something go wrong at call N of the first guest (or at CALLS calls from N on), and say "
+    "whether its driver survives; "
     "may be repeated.  Kinds: " + ", ".join(KINDS),
 )
 @click.option(
@@ -156,7 +145,7 @@ def _cache_option(function: click.decorators.FC) -> click.decorators.FC:
 )
 @click.option("--show-console", is_flag=True, help="Show the guests' consoles on standard error.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-@_cache_option
+@cache_option
 @click.pass_context
 def live(
     ctx: click.Context,
@@ -206,7 +195,7 @@ def live(
             ),
             platform=LiveSettings(
                 seed=seed,
-                mediator=_mediator(classic),
+                mediator=mediator_settings(classic),
                 secure_world=SecureWorldSettings(threads=threads),
                 checkers=checkers,
             ),
@@ -222,38 +211,20 @@ def live(
             kernel=None if kernel is None else kernel.read_bytes(),
         )
         progress = _Progress(show_console)
-        signal.signal(signal.SIGTERM, _terminated)
+        signal.signal(signal.SIGTERM, terminated)
         if console:
             outcome = _console(files, settings)
         else:
             outcome = run.execute(
                 files, settings, cache=bundle.cache_folder(cache), lines=progress.line
             )
-    except _PROBLEMS as error:
-        _fail(str(error))
+    except PROBLEMS as error:
+        fail(str(error))
     if as_json:
         click.echo(json.dumps(outcome.as_json(), indent=2))
     else:
         _show(outcome, client.find_compiler() is not None or CLIENT not in steps)
     sys.exit(0 if outcome.good else 1)
-
-
-_PROBLEMS: Final = (
-    bundle.BundleError,
-    client.CompileError,
-    FetchError,
-    ImageError,
-    InitramfsError,
-    LiveError,
-    QemuError,
-    OSError,
-    ValueError,
-)
-
-
-def _fail(message: str) -> NoReturn:
-    click.echo(f"error: {_printable(message)}", err=True)
-    sys.exit(2)
 
 
 def _console(files: bundle.Bundle, settings: run.RunSettings) -> Result:
@@ -264,28 +235,12 @@ def _console(files: bundle.Bundle, settings: run.RunSettings) -> Result:
         return running.result(finished=False)
 
 
-def _terminated(_signal: int, _frame: FrameType | None) -> None:
-    """An ordinary end, so that guests are ended and recordings are complete."""
-    raise SystemExit(128 + signal.SIGTERM)
-
-
-def _mediator(classic: bool) -> MediatorSettings:
-    if not classic:
-        return MediatorSettings()
-    return MediatorSettings(capabilities=OFFERED_CAPABILITIES & ~smc.OPTEE_SMC_SEC_CAP_RPC_ARG)
-
-
 def _addition(text: str) -> tuple[str, tuple[bytes, int]]:
     source, colon, target = text.rpartition(":")
     if not colon or not source or not target.startswith("/"):
         raise InitramfsError(f"--initrd-add {text}: not FILE:/PATH")
     path = Path(source)
     return target, (path.read_bytes(), path.stat().st_mode & 0o777)
-
-
-def _printable(text: str) -> str:
-    """Text of a guest or a file: control characters are shown, not obeyed."""
-    return "".join([c if c.isprintable() else repr(c)[1:-1] for c in text])
 
 
 class _Progress:
@@ -297,7 +252,7 @@ class _Progress:
     def line(self, guest: LiveGuest, line: str) -> None:
         """A guest wrote a line."""
         if self._show:
-            click.echo(f"{guest.name}| {_printable(line)}", err=True)
+            click.echo(f"{guest.name}| {printable(line)}", err=True)
 
 
 def _show(outcome: Result, complete: bool) -> None:
@@ -314,7 +269,7 @@ def _show(outcome: Result, complete: bool) -> None:
         for guest in outcome.guests:
             found = [c for c in guest.checks if c.name == name]
             row.append(_cell(found[0]) if found else "[red]missing[/]")
-        table.add_row(escape(_printable(name)), *row)
+        table.add_row(escape(printable(name)), *row)
     table.add_section()
     table.add_row("calls", *[str(guest.calls) for guest in outcome.guests])
     table.add_row("seconds", *[f"{guest.seconds:.1f}" for guest in outcome.guests])
@@ -322,7 +277,7 @@ def _show(outcome: Result, complete: bool) -> None:
     details = [(g.name, c) for g in outcome.guests for c in g.checks if c.detail and c.state == OK]
     for name, check in details:
         if check.name not in ("boot", "end"):
-            console.print(f"{name}: {escape(_printable(f'{check.name}: {check.detail}'))}")
+            console.print(f"{name}: {escape(printable(f'{check.name}: {check.detail}'))}")
     console.print(
         f"{outcome.calls} calls in {outcome.seconds:.1f} s; our part of one: "
         f"{outcome.median:.0f} µs in the median, {outcome.slowest:.0f} µs at most"
@@ -331,7 +286,7 @@ def _show(outcome: Result, complete: bool) -> None:
         console.print("no cross compiler: the libteec client was left out ('live doctor')")
     for guest in outcome.guests:
         for problem in guest.problems:
-            console.print(f"[red]{guest.name}: {escape(_printable(problem))}[/]")
+            console.print(f"[red]{guest.name}: {escape(printable(problem))}[/]")
     if outcome.faults:
         console.print(f"{', '.join(outcome.faults)}: {outcome.verdict}")
     for violation in outcome.violations:
@@ -360,7 +315,7 @@ def _cell(check: Check) -> str:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Use the packages in this folder instead of fetching any.",
 )
-@_cache_option
+@cache_option
 def fetch(
     suite: str | None,
     refresh: bool,
@@ -385,13 +340,13 @@ def fetch(
         else:
             made = fetching.fetch(folder, name, suite=suite, refresh=refresh, keep=keep, say=say)
     except (FetchError, bundle.BundleError, OSError, ValueError) as error:
-        _fail(str(error))
+        fail(str(error))
     click.echo(f"{made.folder}: kernel {made.release}")
 
 
 @live.command(name="doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-@_cache_option
+@cache_option
 def doctor_command(as_json: bool, cache: Path | None, name: str) -> None:
     """Say what live guests need, what of it is missing, and how to get it.
 
@@ -414,7 +369,10 @@ def doctor_command(as_json: bool, cache: Path | None, name: str) -> None:
     else:
         for finding in findings:
             state = "ok" if finding.found else "missing" if finding.needed else "optional"
-            click.echo(f"{state:8}  {finding.what}: {_printable(finding.detail)}")
+            click.echo(f"{state:8}  {finding.what}: {printable(finding.detail)}")
             if not finding.found:
                 click.echo(f"{'':8}  -> {finding.cure}")
     sys.exit(0 if ready else 1)
+
+
+live.add_command(sweep_command)

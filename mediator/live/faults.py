@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Faults against a real driver: at one call of one guest something goes wrong; what does it do?
+"""Faults against a real driver: at some calls of one guest something goes wrong; what does it do?
 
-A fault is written ``kind@number``: the number counts the guest's calls to the TEE from 1. What is
-planted in the secure world is a lie about one answer; the mediator has to live with it as well.
+A fault is written ``kind@number`` or ``kind@number+calls``: the number counts the guest's calls to
+the TEE from 1. What is planted in the secure world is a lie in its registers or in the memory that
+it writes; the mediator has to live with it as well.
 """
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Mapping
+import struct
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import attrs
@@ -18,9 +21,15 @@ from mediator.live.guest import LiveGuest
 from mediator.live.result import BROKE, HUNG, KILLED, MISSED, SURVIVED, GuestResult
 from secure_world.fault import Registers4, Registers8
 from smccc.constants import optee_smc as smc
+from smccc.wire import HEADER_SIZE, MESSAGE, PARAM_SIZE
 
 KILL: Final = "kill"
 NO_INTERRUPTS: Final = "no-interrupts"
+LATE_INTERRUPTS: Final = "late-interrupts"
+DROP_INTERRUPT: Final = "drop-interrupt"
+INTERRUPTS: Final = (NO_INTERRUPTS, LATE_INTERRUPTS, DROP_INTERRUPT)
+LATE: Final = 100_000_000
+"""ns by which an interrupt is late: dozens of a kernel's ticks."""
 
 REFUSALS: Final[Mapping[str, str]] = {
     "no-pin": "pin_pages",
@@ -31,7 +40,10 @@ REFUSALS: Final[Mapping[str, str]] = {
 }
 """The host refuses one service of the mediator, at its next use from that call on."""
 
-LIES: Final[Mapping[str, int]] = {
+_NOWHERE: Final = 0xDEAD_BEEF
+"""Half of an address or cookie that nobody has given out."""
+
+LIES: Final[Mapping[str, Registers4 | int]] = {
     "thread-limit": smc.OPTEE_SMC_RETURN_ETHREAD_LIMIT,
     "busy": smc.OPTEE_SMC_RETURN_EBUSY,
     "bad-resume": smc.OPTEE_SMC_RETURN_ERESUME,
@@ -42,72 +54,188 @@ LIES: Final[Mapping[str, int]] = {
     "unknown": smc.OPTEE_SMC_RETURN_UNKNOWN_FUNCTION,
     "interrupt": smc.OPTEE_SMC_RETURN_RPC_FOREIGN_INTR,
     "nonsense": 0x5EA1_BEEF,
+    "rpc-nowhere": (smc.OPTEE_SMC_RETURN_RPC_CMD, _NOWHERE, _NOWHERE, 0),
+    "rpc-free-nowhere": (smc.OPTEE_SMC_RETURN_RPC_FREE, _NOWHERE, _NOWHERE, 0),
+    "rpc-alloc-huge": (smc.OPTEE_SMC_RETURN_RPC_ALLOC, 0xFFFF_FFFF, 0, 0),
+    "rpc-unknown": (smc.OPTEE_SMC_RETURN_RPC_PREFIX | 0x63, 0, 0, 0),
 }
-"""The secure world says this instead of its answer, once."""
+"""The secure world says this instead of its answer: a status, or all four registers."""
 
-KINDS: Final = (KILL, NO_INTERRUPTS, *REFUSALS, *LIES)
+_RPC: Final = MESSAGE[4]
+_RPC_SIZE: Final = HEADER_SIZE + 4 * PARAM_SIZE
+_RESULT: Final = struct.Struct("<2I")
+_RESULT_AT: Final = 20
+"""Where result and origin stand in a message (``struct optee_msg_arg``); messages lie at multiples of 32."""
+
+
+def _bad_result(_dice: random.Random, pa: int, data: bytes) -> bytes:
+    """The result of a call is a code that does not exist, of an origin that does not exist."""
+    if pa % HEADER_SIZE != _RESULT_AT or len(data) < _RESULT.size:
+        return data
+    return _RESULT.pack(0x5EA1_BEEF, 0x5EA1_BEEF) + data[_RESULT.size :]
+
+
+def _rpc(change: Callable[[list[int]], None]) -> Callable[[random.Random, int, bytes], bytes]:
+    """A lie about the fields of an RPC's message; what is not one stays."""
+
+    def lie(_dice: random.Random, _pa: int, data: bytes) -> bytes:
+        if len(data) != _RPC_SIZE:
+            return data
+        fields = list(_RPC.unpack(data))
+        change(fields)
+        return _RPC.pack(*fields)
+
+    return lie
+
+
+def _rpc_command(fields: list[int]) -> None:
+    fields[0] = 0x7FFF
+
+
+def _rpc_count(fields: list[int]) -> None:
+    fields[7] = 0xFFFF_FFFF
+
+
+def _rpc_attributes(fields: list[int]) -> None:
+    fields[8::4] = [0xFFFF_FFFF_FFFF_FFFF] * 4
+
+
+def _rpc_values(fields: list[int]) -> None:
+    for at in (9, 10, 11):
+        fields[at::4] = [0x7FFF_FFFF_FFFF_F000 | at] * 4
+
+
+def _garbage(dice: random.Random, _pa: int, data: bytes) -> bytes:
+    return dice.randbytes(len(data))
+
+
+def _flip(dice: random.Random, _pa: int, data: bytes) -> bytes:
+    bit = dice.randrange(8 * len(data))
+    changed = bytearray(data)
+    changed[bit >> 3] ^= 1 << (bit & 7)
+    return bytes(changed)
+
+
+def _zeroes(_dice: random.Random, _pa: int, data: bytes) -> bytes:
+    return bytes(len(data))
+
+
+FORGERIES: Final[Mapping[str, Callable[[random.Random, int, bytes], bytes]]] = {
+    "forge-result": _bad_result,
+    "forge-rpc-command": _rpc(_rpc_command),
+    "forge-rpc-count": _rpc(_rpc_count),
+    "forge-rpc-attributes": _rpc(_rpc_attributes),
+    "forge-rpc-values": _rpc(_rpc_values),
+    "forge-bit": _flip,
+    "forge-zeroes": _zeroes,
+    "forge-all": _garbage,
+}
+"""The secure world writes this to memory instead of what it would, in all of the call."""
+
+KINDS: Final = (KILL, *INTERRUPTS, *REFUSALS, *LIES, *FORGERIES)
+_ONCE: Final = (KILL, *INTERRUPTS)
+MAX_CALLS: Final = 1_000_000
 
 
 @attrs.frozen
 class PlannedFault:
-    """``kind`` (one of :data:`KINDS`) at call ``number`` (from 1) of the first guest."""
+    """``kind`` (one of :data:`KINDS`) at call ``number`` (from 1) of the first guest.
+
+    ``calls``: so many calls in a row, from that one on.
+    """
 
     kind: str
     number: int
+    calls: int = 1
 
     def __str__(self) -> str:
-        return f"{self.kind}@{self.number}"
+        return f"{self.kind}@{self.number}" + (f"+{self.calls}" if self.calls > 1 else "")
 
 
 def parse_fault(text: str) -> PlannedFault:
-    """``kind@number``; ``ValueError`` for anything else."""
-    found = re.fullmatch(r"([a-z-]+)@([1-9]\d{0,8})", text)
+    """``kind@number`` or ``kind@number+calls``; ``ValueError`` for anything else."""
+    found = re.fullmatch(r"([a-z-]+)@([1-9]\d{0,8})(?:\+([1-9]\d{0,5}))?", text)
     if found is None or found[1] not in KINDS:
-        raise ValueError(f"{text!r} is not KIND@NUMBER with one of {', '.join(KINDS)}")
-    return PlannedFault(found[1], int(found[2]))
+        raise ValueError(
+            f"{text!r} is not KIND@NUMBER or KIND@NUMBER+CALLS; kinds: {', '.join(KINDS)}"
+        )
+    if found[3] is not None and found[1] in _ONCE:
+        raise ValueError(f"{text!r}: {found[1]} has no number of calls")
+    return PlannedFault(found[1], int(found[2]), int(found[3] or 1))
 
 
 class Saboteur:
     """Carries out planned faults on the guest ``ident``. A liar for the secure world, too."""
 
-    def __init__(self, planned: tuple[PlannedFault, ...], ident: int = 0) -> None:
+    def __init__(self, planned: tuple[PlannedFault, ...], ident: int = 0, seed: int = 1) -> None:
         self._left = sorted(planned, key=lambda fault: fault.number)
+        self._lasting: list[PlannedFault] = []
         self._ident = ident
-        self._lie: int | None = None
+        self._dice = random.Random(seed)
+        self._lie: Registers4 | int | None = None
+        self._forgery: Callable[[random.Random, int, bytes], bytes] | None = None
+        self._drop = 0
         self.plan = FaultPlan()
         self.done: list[PlannedFault] = []
         self.interrupts = True
         """Whether interrupts still get through."""
+        self.late = 0
+        """ns by which they are late."""
 
     def before(self, guest: LiveGuest) -> bool:
         """A call of ``guest`` is about to be served; ``True``: kill the guest instead."""
+        self._lie = self._forgery = None
         if guest.ident != self._ident:
             return False
-        self._lie = None
-        kill = False
-        while self._left and self._left[0].number <= guest.served + 1:
+        number = guest.served + 1
+        while self._left and self._left[0].number <= number:
             fault = self._left.pop(0)
             self.done.append(fault)
-            if fault.kind == KILL:
-                kill = True
-            elif fault.kind == NO_INTERRUPTS:
-                self.interrupts = False
-            elif fault.kind in REFUSALS:
-                self.plan.fail(REFUSALS[fault.kind])
-            else:
-                self._lie = LIES[fault.kind]
+            self._lasting.append(fault)
+        kill = False
+        for fault in self._lasting:
+            kill |= self._strike(fault.kind)
+        self._lasting = [f for f in self._lasting if f.number + f.calls > number + 1]
         return kill
+
+    def _strike(self, kind: str) -> bool:
+        if kind == NO_INTERRUPTS:
+            self.interrupts = False
+        elif kind == LATE_INTERRUPTS:
+            self.late = LATE
+        elif kind == DROP_INTERRUPT:
+            self._drop += 1
+        elif kind in REFUSALS:
+            self.plan.fail(REFUSALS[kind])
+        elif kind in FORGERIES:
+            self._forgery = FORGERIES[kind]
+        elif kind != KILL:
+            self._lie = LIES[kind]
+        return kind == KILL
+
+    def interrupt(self, ident: int) -> int | None:
+        """An interrupt is for the guest ``ident``: by how many ns it is late; ``None``: it is lost."""
+        if ident != self._ident:
+            return 0
+        if not self.interrupts:
+            return None
+        if self._drop:
+            self._drop -= 1
+            return None
+        return self.late
 
     def answer(self, _call: Registers8, registers: Registers4) -> Registers4:
         """See :class:`secure_world.fault.Fault`."""
         if self._lie is None:
             return registers
         lie, self._lie = self._lie, None
-        return (lie, *registers[1:])
+        return (lie, *registers[1:]) if isinstance(lie, int) else (*lie[:3], registers[3])
 
-    def written(self, _client: int, _pa: int, data: bytes) -> bytes:
-        """See :class:`secure_world.fault.Fault`: memory is left honest."""
-        return data
+    def written(self, _client: int, pa: int, data: bytes) -> bytes:
+        """See :class:`secure_world.fault.Fault`."""
+        if self._forgery is None or not data:
+            return data
+        return self._forgery(self._dice, pa, data)
 
 
 def verdict(result: GuestResult, saboteur: Saboteur) -> str:

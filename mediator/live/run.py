@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -75,7 +76,9 @@ class Run:
             raise LiveError(f"bell {settings.board.bell}: a board without EL2 has no {HVC}")
         self.settings = settings
         self.files = files
-        self.saboteur = Saboteur(settings.faults) if settings.faults else None
+        self.saboteur = (
+            Saboteur(settings.faults, seed=settings.platform.seed) if settings.faults else None
+        )
         self._files = contextlib.ExitStack()
         trace: LiveTrace | None = None
         if settings.trace is not None:
@@ -115,13 +118,21 @@ class Run:
         self._ended: dict[int, float] = {}
 
     def _inject(self, ident: int, intid: int) -> None:
-        if self.saboteur is not None and not self.saboteur.interrupts:
+        late = 0 if self.saboteur is None else self.saboteur.interrupt(ident)
+        if late is None:
             return
         for guest in self.service.guests:
             if guest.ident == ident and guest.ended is None:
                 if self.platform.sink is not None:
                     self.platform.sink(VirqPending(ident, -1, intid))
-                guest.raise_interrupt(intid)
+                if late:
+                    self.service.after(late, partial(self._late, guest, intid))
+                else:
+                    guest.raise_interrupt(intid)
+
+    def _late(self, guest: LiveGuest, intid: int) -> None:
+        if guest.ended is None:
+            guest.raise_interrupt(intid)
 
     def __enter__(self) -> Run:
         return self

@@ -10,10 +10,20 @@ import pytest
 
 from mediator.live import run
 from mediator.live.bundle import Bundle
-from mediator.live.faults import KINDS, LIES, PlannedFault, Saboteur, parse_fault, verdict
+from mediator.live.faults import (
+    FORGERIES,
+    KINDS,
+    LATE,
+    LIES,
+    PlannedFault,
+    Saboteur,
+    parse_fault,
+    verdict,
+)
 from mediator.live.guest import LiveGuest
 from mediator.live.initramfs import PROBE, RNG, UNLOAD
 from mediator.live.result import BROKE, HUNG, KILLED, MISSED, SURVIVED, Check, GuestResult
+from smccc.message import Message, Param, parse_message
 
 REGS = (0,) * 8
 
@@ -37,7 +47,17 @@ def test_faults_are_written_as_they_are_printed(kind: str) -> None:
     assert str(parse_fault(f"{kind}@7")) == f"{kind}@7"
 
 
-@pytest.mark.parametrize("text", ["kill", "kill@0", "kill@x", "other@1", "kill@1@2", ""])
+def test_faults_may_last() -> None:
+    fault = parse_fault("busy@7+20")
+    assert fault == PlannedFault("busy", 7, 20)
+    assert str(fault) == "busy@7+20"
+    with pytest.raises(ValueError, match="no number of calls"):
+        parse_fault("kill@7+20")
+
+
+@pytest.mark.parametrize(
+    "text", ["kill", "kill@0", "kill@x", "other@1", "kill@1@2", "", "busy@1+0"]
+)
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="KIND@NUMBER"):
         parse_fault(text)
@@ -69,6 +89,67 @@ def test_only_the_victim_is_sabotaged() -> None:
     assert not saboteur.plan.strikes("pin_pages")
     strike(saboteur, victim)
     assert saboteur.plan.strikes("pin_pages")
+
+
+def test_a_lasting_fault_strikes_at_each_of_its_calls() -> None:
+    saboteur, guest = Saboteur((PlannedFault("busy", 2, 2), PlannedFault("no-pin", 3, 3))), Calls()
+    told = []
+    for _ in range(6):
+        strike(saboteur, guest)
+        told.append((saboteur.answer(REGS, (0, 0, 0, 0))[0], saboteur.plan.strikes("pin_pages")))
+    busy = LIES["busy"]
+    assert told == [(0, False), (busy, False), (busy, True), (0, True), (0, True), (0, False)]
+    assert [str(fault) for fault in saboteur.done] == ["busy@2+2", "no-pin@3+3"]
+
+
+def test_a_lie_in_all_registers_names_the_honest_thread() -> None:
+    saboteur, guest = Saboteur((PlannedFault("rpc-nowhere", 1),)), Calls()
+    strike(saboteur, guest)
+    assert saboteur.answer(REGS, (0, 1, 2, 3)) == (*LIES_OF_FOUR["rpc-nowhere"][:3], 3)
+
+
+LIES_OF_FOUR = {kind: lie for kind, lie in LIES.items() if isinstance(lie, tuple)}
+RPC = Message(cmd=5, params=(Param(1, 2, 3, 4),) * 4).build()
+RESULT_AT = 0x1000 + 20
+
+
+def forged(kind: str, pa: int, data: bytes) -> bytes:
+    saboteur, guest = Saboteur((PlannedFault(kind, 1),)), Calls()
+    strike(saboteur, guest)
+    lie = saboteur.written(1, pa, data)
+    strike(saboteur, guest)
+    assert saboteur.written(1, pa, data) == data  # over with the call
+    assert saboteur.written(1, pa, b"") == b""
+    return lie
+
+
+@pytest.mark.parametrize("kind", FORGERIES)
+def test_forgeries_keep_the_length_and_change_what_they_are_for(kind: str) -> None:
+    at, data = (RESULT_AT, bytes([7]) * 16) if kind == "forge-result" else (0x1000, RPC)
+    lie = forged(kind, at, data)
+    assert len(lie) == len(data)
+    assert lie != data
+    assert forged(kind, at, data) == lie  # a seed reproduces it
+
+
+def test_forgeries_of_messages_leave_other_memory_alone() -> None:
+    text = b"sixteen letters!"
+    assert forged("forge-result", 0x1000, text) == text
+    assert forged("forge-result", RESULT_AT, text)[8:] == text[8:]
+    for kind in ("forge-rpc-command", "forge-rpc-count", "forge-rpc-values"):
+        assert forged(kind, 0x1000, text) == text
+    assert parse_message(forged("forge-rpc-command", 0x1000, RPC)).cmd == 0x7FFF
+    assert len([a for a, b in zip(forged("forge-bit", 0, RPC), RPC, strict=True) if a != b]) == 1
+
+
+def test_interrupts_are_dropped_late_or_gone() -> None:
+    faults = ("drop-interrupt@2", "late-interrupts@3", "no-interrupts@4")
+    saboteur, guest = Saboteur(tuple(map(parse_fault, faults))), Calls()
+    fates = []
+    for _ in range(4):
+        strike(saboteur, guest)
+        fates.append((saboteur.interrupt(0), saboteur.interrupt(0), saboteur.interrupt(1)))
+    assert fates == [(0, 0, 0), (None, 0, 0), (LATE, LATE, 0), (None, None, 0)]
 
 
 def result(*names: str, alarms: tuple[str, ...] = ()) -> GuestResult:
