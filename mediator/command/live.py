@@ -280,7 +280,8 @@ def _show(outcome: Result, complete: bool) -> None:
             console.print(f"{name}: {escape(printable(f'{check.name}: {check.detail}'))}")
     console.print(
         f"{outcome.calls} calls in {outcome.seconds:.1f} s; our part of one: "
-        f"{outcome.median:.0f} µs in the median, {outcome.slowest:.0f} µs at most"
+        f"{outcome.median:.0f} µs in the median, {outcome.slowest:.0f} µs at most; processor time: "
+        f"{outcome.processor:.1f} s ours, {outcome.emulators:.1f} s of emulators"
     )
     if not complete:
         console.print("no cross compiler: the libteec client was left out ('live doctor')")

@@ -8,6 +8,7 @@ from typing import Final
 from mediator.command import decode
 from mediator.live import bundle
 from mediator.live import result as live_result
+from mediator.live import sweep as live_sweep
 from mediator.optee import snapshots
 from mediator.scenario import model
 from mediator.scenario import report as run_report
@@ -25,6 +26,7 @@ FORMATS: Final[dict[str, int]] = {
         bundle,
         decode,
         live_result,
+        live_sweep,
         model,
         records,
         replay_report,

@@ -2,7 +2,7 @@
 """What guests are made of: kernel, modules and programs, unpacked once and kept in a cache folder.
 
 A bundle is a folder with ``bundle.json`` (format and version first) and the files that it names by
-role, each with its size and SHA-256. A file that differs from its hash is not used.
+role, each with its SHA-256. A file that differs from its hash is not used.
 """
 
 from __future__ import annotations

@@ -67,7 +67,8 @@ class GuestResult:
 
 @attrs.frozen(kw_only=True)
 class Result:
-    """The whole run. Times of our part of a call are in microseconds.
+    """The whole run. Times of our part of a call are in microseconds; ``processor`` and ``emulators``
+    are seconds of processor time of this process and of theirs.
 
     ``faults`` were planned for the first guest; ``verdict`` says what became of it.
     """
@@ -81,6 +82,8 @@ class Result:
     calls: int
     median: float
     slowest: float
+    processor: float
+    emulators: float
     violations: tuple[str, ...]
     pins: int
     faults: tuple[str, ...] = ()

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import operator
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -115,6 +117,7 @@ class Run:
         )
         self._recordings: list[Recording] = []
         self._began = time.monotonic()
+        self._used = _processor()
         self._ended: dict[int, float] = {}
 
     def _inject(self, ident: int, intid: int) -> None:
@@ -193,6 +196,7 @@ class Run:
         violations = () if watch is None else tuple([str(found) for found in watch.finish()])
         median, slowest = result.microseconds(self.service.times or [])
         board = self.settings.board
+        ours, theirs = map(operator.sub, _processor(), self._used)
         return result.Result(
             guests=guests,
             release=self.files.release,
@@ -203,11 +207,19 @@ class Run:
             calls=sum(guest.calls for guest in guests),
             median=median,
             slowest=slowest,
+            processor=ours,
+            emulators=theirs,
             violations=violations,
             faults=tuple(map(str, self.settings.faults)),
             verdict="" if self.saboteur is None else verdict(guests[0], self.saboteur),
             pins=sum(self.platform.host.pinned(guest.ident) for guest in self.service.guests),
         )
+
+
+def _processor() -> tuple[float, float]:
+    """Seconds of processor time of this process, and of its children that have ended."""
+    times = os.times()
+    return times.user + times.system, times.children_user + times.children_system
 
 
 def execute(

@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 
+import jsonschema
 import pytest
 from click.testing import CliRunner
 
@@ -202,7 +204,8 @@ def test_the_command_reports_as_json(cache: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, [*arguments, "--run", "false"])
     assert done.exit_code == 1
     report = json.loads(done.stdout)
-    assert (report["format"], report["version"]) == ("optee-mediator-live-result", 1)
+    text = resources.files("mediator.live").joinpath("result.schema.json").read_text("utf-8")
+    jsonschema.validate(report, json.loads(text))
     states = {check["name"]: check["state"] for check in report["guests"][0]["checks"]}
     assert (states["run1"], states["run2"]) == ("ok", "fail")
     assert states[PROBE] == OK
