@@ -15,6 +15,9 @@ from typing import Final
 from fuzz.inspector import PHYSICAL_ADDRESS_CALLS, Inspector
 from fuzz.strategies.disturbances import QUIET, Disturbance
 from fuzz.strategies.tee import COMPLETED, TeeAnswer, TeeStore, Where
+from mediator.checkers.handed import HandedPages
+from mediator.host import PAGE_SHIFT
+from mediator.optee.events import NO_CALL, Answered, Forwarded, GuestTornDown
 from secure_world.bus import BusError
 from secure_world.settings import SecureWorldSettings
 from secure_world.shm import SharedMemory
@@ -277,12 +280,29 @@ class FuzzWorld:
         return behind or self._arguments.get((client, -1 - cookie), 0)
 
 
+class _View:
+    """What :class:`~mediator.checkers.handed.HandedPages` looks at: the mediator's pages."""
+
+    def __init__(self, inspector: Inspector) -> None:
+        self._inspector = inspector
+
+    def read(self, pa: int, length: int) -> bytes | None:
+        """Bytes of a page of the mediator, ``None`` elsewhere."""
+        return self._inspector.target.read(pa, length) if self.is_mediators(pa) else None
+
+    def is_mediators(self, pa: int) -> bool:
+        """Whether the mediator owns the page at ``pa``."""
+        return self._inspector.is_mediators(pa)
+
+
 class TargetBus:
     """The memory bus of a secure world over a target: what is not handed to it is a breach of I2."""
 
     def __init__(self, world: FuzzWorld) -> None:
         self._world = world
         self._pins: dict[int, frozenset[int]] = {}
+        self.handed: HandedPages | None = None
+        """Knows which guest each page of the mediator was handed to."""
 
     def entered(self) -> None:
         """References may have changed since the last entry."""
@@ -291,7 +311,7 @@ class TargetBus:
     def _may(self, client: int, page: int) -> bool:
         inspector = self._world.inspector
         if inspector.is_mediators(page):
-            return True
+            return self.handed is None or self.handed.may(client, page >> PAGE_SHIFT)
         guest = self._world.guest_of(client)
         if guest is None:
             return False
@@ -370,13 +390,48 @@ class HonestWorld(FuzzWorld):
     ) -> None:
         super().__init__(inspector)
         self._bus = TargetBus(self)
+        self._handed = HandedPages(_View(inspector), self._guest, inspector.report)
+        self._heard = self._handed.handlers()
+        self._bus.handed = self._handed
+        self._calls = 0
+        self._call_of: dict[tuple[int, int], int] = {}
         settings = settings or SecureWorldSettings(threads=THREADS)
         self.secure_world = SecureWorld(self._bus, settings, _Monitor(self), registry=registry)
 
     def secure(self, client: int, regs: Registers) -> Registers4:
         """What OP-TEE answers."""
         self._bus.entered()
-        return self.secure_world.smc(*regs)
+        guest, call = self._guest(client), self._call(client, regs)
+        self._hear(Forwarded(guest, call, 0, regs))
+        answer = self.secure_world.smc(*regs)
+        self._hear(Answered(guest, call, 0, answer))
+        if call != NO_CALL and is_rpc(answer[0]):
+            self._call_of[client, answer[3] & MASK32] = call
+        return answer
+
+    def _guest(self, client: int) -> int:
+        guest = self.guest_of(client)
+        return -1 if guest is None else guest
+
+    def _call(self, client: int, regs: Registers) -> int:
+        """A number for the call that enters: its own, or that of the thread that it resumes."""
+        if regs[0] == smc.OPTEE_SMC_CALL_RETURN_FROM_RPC:
+            return self._call_of.pop((client, regs[3]), NO_CALL)
+        if regs[0] >> 31:
+            return NO_CALL
+        self._calls += 1
+        return self._calls
+
+    def _hear(self, event: Forwarded | Answered | GuestTornDown) -> None:
+        self._heard[type(event)](event)
+
+    def forget(self, guest: int) -> None:
+        """The guest was destroyed."""
+        client = self.client_of.get(guest)
+        self._hear(GuestTornDown(guest, 0))
+        for key in [key for key in self._call_of if key[0] == client]:
+            del self._call_of[key]
+        super().forget(guest)
 
     def announced(self, regs: Registers) -> Registers4:
         """What OP-TEE answers to the hypervisor."""

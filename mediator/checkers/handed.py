@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 from mediator.checkers.verdict import Event, Handler, Report
-from mediator.checkers.view import MachineView
 from mediator.host import PAGE_LIST_ENTRIES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from mediator.optee import events
 from smccc.constants import optee_msg as msg
@@ -48,10 +47,20 @@ class _Pages:
         """Status of the RPC that the TEE left with, and the cookie in it."""
 
 
+class Memory(Protocol):
+    """The part of :class:`~mediator.checkers.view.MachineView` that shows pages of the mediator."""
+
+    def read(self, pa: int, length: int) -> bytes | None:
+        """Physical memory; ``None`` where there is none."""
+
+    def is_mediators(self, pa: int) -> bool:
+        """Whether the mediator owns the page at ``pa`` and has it in use."""
+
+
 class HandedPages:
     """I2: whose page of the mediator is whose. :meth:`may` is what the bus asks about each touch."""
 
-    def __init__(self, view: MachineView, guest_of: Callable[[int], int], report: Report) -> None:
+    def __init__(self, view: Memory, guest_of: Callable[[int], int], report: Report) -> None:
         self._view = view
         self._guest_of = guest_of
         self._report = report
