@@ -32,6 +32,7 @@ Registers8 = tuple[int, int, int, int, int, int, int, int]
 REGISTERS: Final = 8
 """x0..x7: no OP-TEE call uses more."""
 
+MASK32: Final = (1 << 32) - 1
 MASK64: Final = (1 << 64) - 1
 
 
@@ -140,8 +141,8 @@ class InHypervisor:
         """Serve a trapped SMC or HVC with ``regs`` = x0..x7 (unsigned, 64 bits each).
 
         ``immediate``: of the instruction; nonzero is no SMCCC call (from AArch32 it is not in the
-        syndrome: pass 0). ``aarch32``: only the low words of the registers count. ``ValueError``
-        for registers that no guest can have.
+        syndrome: pass 0). ``aarch32``: only the low words of the registers count, and the answer
+        has no others. ``ValueError`` for registers that no guest can have.
         """
         if immediate:
             return UNDEFINED
@@ -154,9 +155,11 @@ class InHypervisor:
                 f"regs[{index}]: {frame[index]:#x} does not fit an unsigned 64-bit register"
             )
         if aarch32:
-            frame = tuple(value & 0xFFFF_FFFF for value in frame)
+            frame = tuple(value & MASK32 for value in frame)
         out = self._run(self.mediator.handle(self._direct, guest, vcpu, frame))
-        return NOT_MINE if out is None else Completed(out)
+        if out is None:
+            return NOT_MINE
+        return Completed(tuple([value & MASK32 for value in out]) if aarch32 else out)
 
     def notification_interrupt(self) -> Done | Preempted:
         """The TEE raised its notification interrupt. ``Preempted``: enter again."""
