@@ -32,6 +32,8 @@ FAULT: Final = 4
 
 OFF: Final = 5
 """The vCPU shall switch itself off and wait for an entry (EL3)."""
+UNDEFINED: Final = 6
+"""The call is an undefined instruction: the vCPU takes that exception in the guest."""
 
 _SYNDROME: Final = 8
 _STATE: Final = 10
@@ -83,6 +85,10 @@ class Mailbox:
         words = self.words
         words[0], words[1], words[2], words[3] = regs[:4]
         words[_STATE] = ANSWER
+
+    def undefined(self) -> None:
+        """Let the vCPU take an exception at its call; x0..x7 stay as they are."""
+        self.words[_STATE] = UNDEFINED
 
     def forward(self, *changes: tuple[int, int]) -> None:
         """Let the stub make the call, after ``(register, value)`` changes."""

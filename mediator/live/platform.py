@@ -82,7 +82,12 @@ class Forward:
     """The call is PSCI's, which the emulator itself serves."""
 
 
+class UndefinedCall:
+    """The call is an undefined instruction: an exception of the guest."""
+
+
 FORWARD: Final = Forward()
+UNDEFINED: Final = UndefinedCall()
 
 
 class LivePlatform:
@@ -178,11 +183,8 @@ class LivePlatform:
 
     def serve(
         self, guest: int, vcpu: int, regs: tuple[int, ...], hvc: bool, immediate: int
-    ) -> tuple[int, ...] | Forward:
-        """Answer a trap: x0..x3 and more, or :data:`FORWARD`.
-
-        A call with an immediate is undefined; live guests get "unknown function" for it.
-        """
+    ) -> tuple[int, ...] | Forward | UndefinedCall:
+        """Answer a trap: x0..x3 and more, :data:`FORWARD` or :data:`UNDEFINED`."""
         sink = self.sink
         if sink is not None:
             sink(TrapEnter(guest, vcpu, hvc, immediate, regs))
@@ -206,10 +208,12 @@ class LivePlatform:
         else:
             undefined = route is UNDEFINED_TRAP
             answer = () if not isinstance(route, tuple) else route
-        if undefined and sink is not None:
-            sink(TrapUndefined(guest, vcpu))
+        if undefined:
+            if sink is not None:
+                sink(TrapUndefined(guest, vcpu))
+            return UNDEFINED
         answer = answer or (NOT_SUPPORTED, *regs[1:])
-        if sink is not None and not undefined:
+        if sink is not None:
             sink(TrapExit(guest, vcpu, not hvc, answer))
         return answer
 

@@ -28,9 +28,10 @@ from mediator.live.mailbox import (
     FAULT,
     FORWARD,
     REQUEST,
+    UNDEFINED,
     Mailbox,
 )
-from mediator.live.platform import Forward, LivePlatform
+from mediator.live.platform import Forward, LivePlatform, UndefinedCall
 from mediator.live.power import Power
 from mediator.live.qemu import POLLING, SEMIHOSTING, BoardSettings, Emulator, Memory
 from smccc.constants import psci
@@ -251,6 +252,10 @@ class Service:
         guest.served += 1
         if self.times is not None:
             self.times.append(time.perf_counter_ns() - began)
+        if isinstance(answer, UndefinedCall):
+            box.undefined()
+            self._wake(guest, box)
+            return
         debt = platform.monitor.debt
         if debt < SOON:
             box.answer(answer)
@@ -303,7 +308,7 @@ class Service:
             self.after(RING_AGAIN, partial(self._ring_again, guest, box))
 
     def _ring_again(self, guest: LiveGuest, box: Mailbox) -> None:
-        if guest.ended is None and box.state in (ANSWER, FORWARD):
+        if guest.ended is None and box.state in (ANSWER, FORWARD, UNDEFINED):
             guest.rung_again += 1
             guest.ring()
             self.after(RING_AGAIN, partial(self._ring_again, guest, box))

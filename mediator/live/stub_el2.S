@@ -21,11 +21,13 @@
         .equ    REQUEST, 1
         .equ    FORWARD, 3
         .equ    FAULT, 4
+        .equ    UNDEFINED, 6
 
         .equ    HCR, 0x80080000         /* RW: EL1 is AArch64; TSC: its SMCs trap here */
         .equ    SCTLR, 0x30d00800       /* EL1 starts with MMU and caches off, RES1 bits set */
         .equ    SPSR, 0x3c5             /* EL1h, D A I F masked */
         .equ    SMC64, 0x17             /* exception class of a trapped SMC */
+        .equ    UNKNOWN, 0x02000000     /* ESR_EL1 of an undefined instruction: class 0, 32 bits long */
         .equ    SYS_WRITEC, 3
         .equ    SYS_READC, 7
 
@@ -105,12 +107,33 @@ call:   stp     x0, x1, [sp, #REGS]
         ldp     x4, x5, [sp, #REGS + 32]
         mov     x2, #RUNNING
         stlr    x2, [x3]                /* before CPU_OFF, which does not come back */
+        cmp     x7, #UNDEFINED
+        b.eq    undef
         ldp     x2, x3, [sp, #REGS + 16]
         cmp     x7, #FORWARD
         ldp     x6, x7, [sp, #REGS + 48]
         b.ne    6f
         smc     #0                      /* QEMU's own PSCI */
 6:      eret
+
+/* The call is an undefined instruction: the exception that the processor itself would take at EL1 (one
+ * without PAN), with x0..x7 as they are. SPSR's lowest bit says which stack pointer was in use. */
+undef:  mrs     x2, elr_el2
+        sub     x2, x2, #4
+        msr     elr_el1, x2
+        mrs     x2, spsr_el2
+        msr     spsr_el1, x2
+        mrs     x3, vbar_el1
+        tbz     x2, #0, 8f
+        add     x3, x3, #0x200
+8:      msr     elr_el2, x3
+        mov     x2, #SPSR
+        msr     spsr_el2, x2
+        mov     x2, #UNKNOWN
+        msr     esr_el1, x2
+        ldp     x2, x3, [sp, #REGS + 16]
+        ldp     x6, x7, [sp, #REGS + 48]
+        eret
 
 /* Anything else that ends up here is a defect of this stub: say so once and stop. */
 fault:  mov     x0, #FAULT

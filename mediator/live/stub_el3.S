@@ -17,11 +17,13 @@
         .equ    REQUEST, 1
         .equ    FAULT, 4
         .equ    OFF, 5
+        .equ    UNDEFINED, 6
 
         .equ    SCR, 0x531              /* RW, HCE, RES1 bits, NS: EL1 is AArch64 and non-secure */
         .equ    SCTLR, 0x30d00800       /* EL1 starts with MMU and caches off, RES1 bits set */
         .equ    SPSR, 0x3c5             /* EL1h, D A I F masked */
         .equ    SMC64, 0x17             /* exception class of an SMC */
+        .equ    UNKNOWN, 0x02000000     /* ESR_EL1 of an undefined instruction: class 0, 32 bits long */
         .equ    UART, 0x09040000        /* secure PL011: its data register */
         .equ    GICD, 0x08000000        /* its control register */
         .equ    GICD_DS, 0x40           /* one security state: what the kernel expects */
@@ -89,6 +91,27 @@ call:   stp     x0, x1, [sp, #REGS]
         stlr    x2, [x3]
         cmp     x7, #OFF
         b.eq    park
+        cmp     x7, #UNDEFINED
+        b.eq    undef
+        ldp     x2, x3, [sp, #REGS + 16]
+        ldp     x6, x7, [sp, #REGS + 48]
+        eret
+
+/* The call is an undefined instruction: the exception that the processor itself would take at EL1 (one
+ * without PAN), with x0..x7 as they are. SPSR's lowest bit says which stack pointer was in use. */
+undef:  mrs     x2, elr_el3
+        sub     x2, x2, #4
+        msr     elr_el1, x2
+        mrs     x2, spsr_el3
+        msr     spsr_el1, x2
+        mrs     x3, vbar_el1
+        tbz     x2, #0, 8f
+        add     x3, x3, #0x200
+8:      msr     elr_el3, x3
+        mov     x2, #SPSR
+        msr     spsr_el3, x2
+        mov     x2, #UNKNOWN
+        msr     esr_el1, x2
         ldp     x2, x3, [sp, #REGS + 16]
         ldp     x6, x7, [sp, #REGS + 48]
         eret

@@ -11,7 +11,7 @@ import pytest
 
 from mediator.live.mailbox import KERNEL_RAM, RAM_BASE
 from mediator.live.monitor import LiveMonitor
-from mediator.live.platform import FIRST_PA, FORWARD, SPAN, LivePlatform
+from mediator.live.platform import FIRST_PA, FORWARD, SPAN, UNDEFINED, LivePlatform
 from mediator.live.result import Check, parse_check
 from mediator.live.trace import LiveTrace
 from mediator.scenario.perfetto import FIRST_GUEST
@@ -33,9 +33,9 @@ class Buffer:
         self.ram = memoryview(bytearray(SIZE))
         self.ident = platform.add_guest(name, self.ram)
 
-    def call(self, *regs: int, hvc: bool = False, immediate: int = 0) -> tuple[int, ...]:
+    def call(self, *regs: int, hvc: bool = False) -> tuple[int, ...]:
         frame = (*regs, *[0] * (8 - len(regs)))
-        answer = self.platform.serve(self.ident, 0, frame, hvc, immediate)
+        answer = self.platform.serve(self.ident, 0, frame, hvc, 0)
         assert isinstance(answer, tuple)
         return answer
 
@@ -116,7 +116,9 @@ def test_who_answers() -> None:
     assert guest.call(arm_smccc.ARM_SMCCC_VERSION_FUNC_ID)[0] >= 0x10001
     nobody = (1 << 64) - 1
     assert guest.call(0xC200_0000)[0] == nobody
-    assert guest.call(smc.OPTEE_SMC_CALLS_UID, immediate=1)[0] == nobody
+    uid = (smc.OPTEE_SMC_CALLS_UID, *[0] * 7)
+    for hvc in (False, True):
+        assert platform.serve(guest.ident, 0, uid, hvc, 1) is UNDEFINED
 
 
 def test_long_work_lets_the_guest_tick() -> None:

@@ -11,31 +11,63 @@ from pathlib import Path
 
 import pytest
 
+from mediator.hypervisor.machine_events import TrapUndefined
 from mediator.hypervisor.psci import PsciAction
-from mediator.live import mailbox, stub
+from mediator.live import mailbox, run, stub
+from mediator.live.bundle import Bundle
 from mediator.live.mailbox import Mailbox
 from mediator.live.power import Power
+from mediator.live.qemu import POLLING, SEMIHOSTING, UART, BoardSettings
 from smccc.constants import psci
 
 AS, OBJCOPY = "aarch64-linux-gnu-as", "aarch64-linux-gnu-objcopy"
+FOLDER = Path(__file__).parent
 CALLS = {stub.EL2: 0x88, stub.EL3: 0x84}
 VECTORS = 0x800
 STATES = {
-    stub.EL2: ("RUNNING", "REQUEST", "FORWARD", "FAULT"),
-    stub.EL3: ("RUNNING", "REQUEST", "FAULT", "OFF"),
+    stub.EL2: ("RUNNING", "REQUEST", "FORWARD", "FAULT", "UNDEFINED"),
+    stub.EL3: ("RUNNING", "REQUEST", "FAULT", "OFF", "UNDEFINED"),
 }
+
+
+def assembled(source: str, folder: Path) -> bytes:
+    if shutil.which(AS) is None:
+        pytest.skip(f"{AS} is not installed (Debian package binutils-aarch64-linux-gnu)")
+    (folder / "x.S").write_text(source, "utf-8")
+    subprocess.run([AS, "-o", "x.o", "x.S"], cwd=folder, check=True, timeout=60)
+    subprocess.run([OBJCOPY, "-O", "binary", "x.o", "x.bin"], cwd=folder, check=True, timeout=60)
+    return (folder / "x.bin").read_bytes()
 
 
 @pytest.mark.parametrize("name", [stub.EL2, stub.EL3])
 def test_the_words_are_the_source(name: str, tmp_path: Path) -> None:
-    if shutil.which(AS) is None:
-        pytest.skip(f"{AS} is not installed (Debian package binutils-aarch64-linux-gnu)")
-    (tmp_path / "stub.S").write_text(stub.source(name), "utf-8")
-    subprocess.run([AS, "-o", "stub.o", "stub.S"], cwd=tmp_path, check=True, timeout=60)
-    subprocess.run(
-        [OBJCOPY, "-O", "binary", "stub.o", "stub.bin"], cwd=tmp_path, check=True, timeout=60
-    )
-    assert stub.code(name) == (tmp_path / "stub.bin").read_bytes()
+    assert stub.code(name) == assembled(stub.source(name), tmp_path)
+
+
+def test_the_words_of_the_test_kernel_are_its_source(tmp_path: Path) -> None:
+    source, words = [FOLDER / f"undefined.{kind}" for kind in ("S", "hex")]
+    code = stub.parse_words(words.read_text("utf-8"))
+    assert code == assembled(source.read_text("utf-8"), tmp_path)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("bell", "served"),
+    [(SEMIHOSTING, 4), (POLLING, 4), (UART, 3)],
+    ids=[SEMIHOSTING, POLLING, UART],
+)
+def test_calls_with_an_immediate_are_undefined(files: Bundle, bell: str, served: int) -> None:
+    """A kernel of our own counts its exceptions. Without EL2 the processor itself refuses the HVC."""
+    kernel = stub.parse_words((FOLDER / "undefined.hex").read_text("utf-8"))
+    events: list[object] = []
+    settings = run.RunSettings(kernel=kernel, board=BoardSettings(bell=bell), seconds=30)
+    with run.Run(files, settings, sinks=[events.append]) as running:
+        guest = running.start()
+        assert running.serve()
+        running.result(finished=False)
+    assert guest.console.lines == ["uuut"]
+    assert guest.ended == "switched off"
+    assert len([event for event in events if isinstance(event, TrapUndefined)]) == served
 
 
 @pytest.mark.parametrize("name", [stub.EL2, stub.EL3])
@@ -63,6 +95,9 @@ def test_source_and_mailbox_have_the_same_numbers(name: str) -> None:
     box.forward((2, 0))
     assert struct.unpack_from("<8Q", page) == (9, 8, 0, 6, 5, 6, 7, 8)
     assert box.state == mailbox.FORWARD
+    box.undefined()
+    assert struct.unpack_from("<8Q", page) == (9, 8, 0, 6, 5, 6, 7, 8)
+    assert box.state == mailbox.UNDEFINED
 
 
 @pytest.mark.parametrize("name", [stub.EL2, stub.EL3])
