@@ -82,12 +82,16 @@ class Driver:
         pages: PageAllocator,
         settings: DriverSettings,
         cookies: CookieAllocator | None = None,
+        processors: int = 2,
     ) -> None:
+        """``processors`` of the machine, running or not, unless the settings say otherwise."""
         self.kernel = kernel
         self.pages = pages
         self.settings = settings
         self.counters = DriverCounters()
-        self.shms = ShmTable(pages, cookies or CookieAllocator())
+        if cookies is None:
+            cookies = CookieAllocator(size=settings.profile.object_size)
+        self.shms = ShmTable(pages, cookies)
         self.supplicant = SupplicantQueue(kernel)
         self.capabilities = 0
         """Capabilities of the secure world, OPTEE_SMC_SEC_CAP_*."""
@@ -103,6 +107,9 @@ class Driver:
         self.alter_answer: Callable[[list[int]], None] | None = None
         """Hostile guests only: changes an RPC answer (message fields) before it is handed back."""
         self._hvc = settings.hvc
+        self._own_capabilities = 0
+        if (settings.processors or processors) == 1:
+            self._own_capabilities = smc.OPTEE_SMC_NSEC_CAP_UNIPROCESSOR
         self._slot_pages: list[SlotPage] = []
         self._slot_lock = Mutex(kernel, "message slots")
         self._slot_size = message_size(MESSAGE_PARAMS)
@@ -137,7 +144,7 @@ class Driver:
         if self.settings.profile.reads_thread_count:
             count = await self.trap(smc.OPTEE_SMC_GET_THREAD_COUNT)
             threads = count[1] & _MASK32 if not count[0] else 0
-        answer = await self.trap(smc.OPTEE_SMC_EXCHANGE_CAPABILITIES)
+        answer = await self.trap(smc.OPTEE_SMC_EXCHANGE_CAPABILITIES, self._own_capabilities)
         if answer[0] != _OK:
             raise ProbeError("capabilities mismatch")
         self._adopt(answer, threads)
@@ -400,8 +407,10 @@ class Driver:
         return await self._register(self.shms.of_buffer(USER, buffer, size))
 
     async def alloc_kernel(self, size: int) -> Shm:
-        """Allocate and register kernel memory, whole pages. Raises as :meth:`register`."""
-        return await self._register(self.shms.alloc(KERNEL, size))
+        """Allocate and register kernel memory, whole pages of zeros. Raises as :meth:`register`."""
+        shm = self.shms.alloc(KERNEL, size)
+        await self.kernel.cpu.write(shm.ipa, bytes(shm.size))
+        return await self._register(shm)
 
     async def _register(self, shm: Shm) -> Shm:
         try:

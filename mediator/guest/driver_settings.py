@@ -41,7 +41,8 @@ class DriverSettings:
     ``migrate_every``: after every so many RPCs the thread that serves one moves to the next vCPU,
     so that the RPC is answered from there; 0 leaves it to the scheduler. ``unknown_capabilities``:
     bits (OPTEE_SMC_SEC_CAP_*) that this driver does not know and so ignores; RPC_ARG for Linux
-    before 5.18, which makes it call in the classic style.
+    before 5.18, which makes it call in the classic style. ``processors``: what the kernel takes for
+    their number (``nr_cpu_ids``); with one it says UNIPROCESSOR. 0: as many as the guest has.
     """
 
     profile: Profile = LINUX_6_12
@@ -50,6 +51,7 @@ class DriverSettings:
     epoch: int = DEFAULT_EPOCH
     migrate_every: int = 0
     unknown_capabilities: int = 0
+    processors: int = 0
 
 
 class DriverCounters:

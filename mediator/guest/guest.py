@@ -21,7 +21,7 @@ from mediator.guest.driver_settings import DriverSettings
 from mediator.guest.events import GuestBooted, GuestStopped, Sink
 from mediator.guest.kernel import Kernel, Thread
 from mediator.guest.memory import PageAllocator
-from mediator.guest.storage import FileStore
+from mediator.guest.storage import FIRST_DESCRIPTOR, FileStore
 from mediator.guest.supplicant import Plugin, Supplicant
 from smccc.constants import psci
 
@@ -46,6 +46,7 @@ class GuestSettings:
     memory. ``images``: TA images of the supplicant by UUID, ``plugins`` likewise. ``supplicant``:
     whether one is started. ``unload``: remove the driver at the end. ``bring_up``: vCPU 0 starts
     the others by PSCI CPU_ON (a machine that starts them by itself must not be asked).
+    ``descriptors``: the lowest file descriptor that the supplicant has free.
     """
 
     name: str
@@ -58,6 +59,7 @@ class GuestSettings:
     supplicant: bool = True
     unload: bool = True
     bring_up: bool = False
+    descriptors: int = FIRST_DESCRIPTOR
 
 
 class Guest:
@@ -73,8 +75,14 @@ class Guest:
         self.kernel = Kernel()
         self.pages = PageAllocator(settings.ram, settings.seed)
         self.store = store or FileStore()
-        self.driver = Driver(self.kernel, self.pages, settings.driver)
-        self.supplicant = Supplicant(self.driver, settings.images, self.store, settings.plugins)
+        self.driver = Driver(self.kernel, self.pages, settings.driver, processors=settings.vcpus)
+        self.supplicant = Supplicant(
+            self.driver,
+            settings.images,
+            self.store,
+            settings.plugins,
+            descriptors=settings.descriptors,
+        )
         self.booted = False
         """True once driver and supplicant are ready and the programs begin."""
         self._mains: tuple[Main, ...] | None = None

@@ -23,7 +23,7 @@ KERNEL_POINTERS: Final = 0xFFFF_0000_1000_0000
 """Where kernel objects lie. The same in every guest on purpose: guests do not share a name space."""
 
 OBJECT_SIZE: Final = 0x80
-"""Distance of kernel objects: the slab from which Linux takes a ``struct tee_shm``."""
+"""Distance of kernel objects unless the driver's profile says another one."""
 
 SHUFFLED_AT_ONCE: Final = 4096
 """User pages are disordered in batches of this many; beyond it, disorder costs time and finds no more."""
@@ -155,8 +155,9 @@ class PageAllocator:
 class CookieAllocator:
     """Addresses of kernel objects, which the driver uses as shared-memory references."""
 
-    def __init__(self, base: int = KERNEL_POINTERS) -> None:
+    def __init__(self, base: int = KERNEL_POINTERS, size: int = OBJECT_SIZE) -> None:
         self._next = base
+        self._size = size
         self._free: list[int] = []
 
     def alloc(self) -> int:
@@ -164,7 +165,10 @@ class CookieAllocator:
         if self._free:
             return self._free.pop()
         cookie = self._next
-        self._next = cookie + OBJECT_SIZE
+        if cookie % PAGE_SIZE + self._size > PAGE_SIZE:
+            # What is left of a page is too small for one more object, as in a slab.
+            cookie += PAGE_SIZE - cookie % PAGE_SIZE
+        self._next = cookie + self._size
         return cookie
 
     def free(self, cookie: int) -> None:

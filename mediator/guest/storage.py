@@ -18,7 +18,8 @@ from typing import Final
 from smccc.constants import tee
 
 FIRST_DESCRIPTOR: Final = 5
-"""First free descriptor: 0 to 4 are the standard streams and tee-supplicant's own files."""
+"""First free descriptor: 0 to 4 are the standard streams and tee-supplicant's own files. One of them is
+there only if the process became a daemon; the one that a shell started in the background has 4 free."""
 
 MAX_FILE_SIZE: Final = 1 << 30
 """Bytes of one file; a request beyond it fails as a full disk does, so no request costs more."""
@@ -133,8 +134,10 @@ class FileStore:
 class OpenFiles:
     """Descriptors and directory handles of one supplicant process. Results are TEE_Result codes."""
 
-    def __init__(self, store: FileStore) -> None:
+    def __init__(self, store: FileStore, first: int = FIRST_DESCRIPTOR) -> None:
+        """``first``: the lowest descriptor that the process has free."""
         self.store = store
+        self._first = first
         self._open: dict[int, bytearray] = {}
         self._other: set[int] = set()
         self._directories: dict[int, list[str]] = {}
@@ -145,7 +148,7 @@ class OpenFiles:
         return tuple(self._open)
 
     def _lowest(self) -> int:
-        number = FIRST_DESCRIPTOR
+        number = self._first
         while number in self._open or number in self._other:
             number += 1
         return number

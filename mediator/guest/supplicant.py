@@ -17,7 +17,7 @@ from mediator.guest.driver import Driver
 from mediator.guest.kernel import Thread
 from mediator.guest.memory import PAGE_SIZE, Buffer, OutOfMemory, page_count
 from mediator.guest.shm import SUPPLICANT
-from mediator.guest.storage import FileStore, OpenFiles
+from mediator.guest.storage import FIRST_DESCRIPTOR, FileStore, OpenFiles
 from mediator.guest.supplicant_queue import SupplicantParam, SupplicantRequest
 from smccc.constants import optee_msg as msg
 from smccc.constants import optee_rpc as rpc
@@ -76,13 +76,16 @@ class Supplicant:
         store: FileStore | None = None,
         plugins: Mapping[UUID, Plugin] | None = None,
         threads: int = 2,
+        descriptors: int = FIRST_DESCRIPTOR,
     ) -> None:
+        """``descriptors``: the lowest file descriptor that the process has free at its start."""
         self.driver = driver
         self.images = dict(images or {})
         self.store = store or FileStore()
         self.plugins = dict(plugins or {})
         self.threads = threads
-        self.files = OpenFiles(self.store)
+        self._descriptors = descriptors
+        self.files = OpenFiles(self.store, self._descriptors)
         self.served: dict[int, int] = {}
         self._memory: dict[int, tuple[Buffer, int]] = {}
         self._serve: dict[int, Callable[[Params], Awaitable[int]]] = {
@@ -111,7 +114,7 @@ class Supplicant:
     def stop(self) -> None:
         """The process ends: its requests fail, its memory and descriptors are gone."""
         self.driver.supplicant.close()
-        self.files = OpenFiles(self.store)
+        self.files = OpenFiles(self.store, self._descriptors)
         # The kernel keeps what the secure world still uses until it is freed.
 
     async def _work(self) -> None:

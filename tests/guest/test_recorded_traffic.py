@@ -201,7 +201,7 @@ def run(
         name,
         RAM,
         vcpus=1,
-        driver=DriverSettings(profile=profile),
+        driver=DriverSettings(profile=profile, processors=2),
         images={uuids[1]: image} if len(uuids) > 1 else {},
         supplicant=any(r.get("marker") == "supplicant started" for r in records),
         unload=unload,
