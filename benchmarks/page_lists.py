@@ -39,6 +39,7 @@ from mediator.hypervisor import pages, stage2
 from mediator.hypervisor.frames import OUTSIDER
 from mediator.hypervisor.host import ReferenceHost
 from mediator.hypervisor.memory import PhysicalMemory
+from mediator.optee.settings import MediatorSettings
 from smccc.constants import optee_msg as msg
 from smccc.constants import optee_smc as smc
 from smccc.wire import MESSAGE
@@ -122,8 +123,11 @@ class Rig:
             host.stage2(GUEST).map_frames(RAM, stage2.OWN_RW, mine)
 
 
-def mediated(rig: Rig) -> Sharing:
-    """REGISTER_SHM and UNREGISTER_SHM through the mediator, over a secure world that agrees."""
+def mediated(rig: Rig, settings: MediatorSettings | None = None, stops: int = 0) -> Sharing:
+    """REGISTER_SHM and UNREGISTER_SHM through the mediator, over a secure world that agrees.
+
+    ``stops``: how often a registration is preempted. The guest then comes back at once.
+    """
     host = rig.host
     message, lists = RAM + TABLE * PAGE, RAM + (TABLE + 1) * PAGE
     list_pages = -(-ENTRIES // 511)
@@ -151,20 +155,26 @@ def mediated(rig: Rig) -> Sharing:
         return 0, 0, 0, 0
 
     host.secure_smc = secure_world
-    tee = InHypervisor(host)
+    tee = InHypervisor(host, settings)
     assert tee.probe().found
     assert isinstance(tee.create_guest(GUEST), Done)
     regs = (smc.OPTEE_SMC_CALL_WITH_ARG, message >> 32, message & 0xFFFF_FFFF, 0, 0, 0, 0, 0)
+    interrupted = smc.OPTEE_SMC_RETURN_RPC_FOREIGN_INTR
+    back = smc.OPTEE_SMC_CALL_RETURN_FROM_RPC
 
-    def call(body: bytes, pinned: int) -> None:
+    def call(body: bytes, pinned: int, stops: int = 0) -> None:
         host.guest_write(GUEST, message, body)
         outcome = tee.handle(GUEST, 0, regs)
         assert isinstance(outcome, Completed)
+        while outcome.regs[0] == interrupted:
+            stops -= 1
+            outcome = tee.handle(GUEST, 0, (back, *outcome.regs[1:]))
+        assert not stops
         assert outcome.regs[0] == 0
         assert host.guest_read(GUEST, message + 20, 8) == bytes(8)
         assert host.pinned(GUEST) == pinned
 
-    return Sharing(lambda: call(register, ENTRIES), lambda: call(unregister, 0))
+    return Sharing(lambda: call(register, ENTRIES, stops), lambda: call(unregister, 0))
 
 
 class Step(NamedTuple):

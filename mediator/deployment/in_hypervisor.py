@@ -9,8 +9,8 @@ OS threads at once is a named error, :class:`ConcurrentEntry`.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Coroutine, Sequence
+from threading import get_ident
 from typing import Final, TypeVar, cast
 
 import attrs
@@ -24,7 +24,7 @@ from mediator.optee.lifecycle import Probe
 from mediator.optee.mediator import GuestInfo, OpteeMediator, Wait
 from mediator.optee.settings import MediatorSettings
 from mediator.optee.syscalls import Syscalls
-from mediator.suspend import run
+from mediator.suspend import UnexpectedSuspension
 
 T = TypeVar("T")
 Registers8 = tuple[int, int, int, int, int, int, int, int]
@@ -102,16 +102,22 @@ class InHypervisor:
     # --- for hosts without coroutines -------------------------------------------------------
 
     def _run(self, coroutine: Coroutine[object, None, T]) -> T:
-        thread = threading.get_ident()
+        thread = get_ident()
         if self._depth and self._owner != thread:
             coroutine.close()
             raise ConcurrentEntry("the mediator was entered from two threads at once")
         self._owner = thread
         self._depth += 1
         try:
-            return run(coroutine)
+            # As mediator.suspend.run does it, without a call more for every trap.
+            request = coroutine.send(None)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
         finally:
             self._depth -= 1
+        coroutine.close()
+        raise UnexpectedSuspension(f"coroutine suspended with request {request!r}")
 
     def probe(self, *, device_tree_node: bool = True) -> Probe:
         """Look for OP-TEE. Without its device tree node the TEE is not even asked."""
@@ -149,7 +155,8 @@ class InHypervisor:
         if len(regs) != REGISTERS:
             raise ValueError(f"regs: {REGISTERS} registers are needed, got {len(regs)}")
         frame = tuple(regs)
-        if min(frame) < 0 or max(frame) > MASK64:
+        x0, x1, x2, x3, x4, x5, x6, x7 = frame
+        if not 0 <= x0 | x1 | x2 | x3 | x4 | x5 | x6 | x7 <= MASK64:
             index = next(i for i, value in enumerate(frame) if not 0 <= value <= MASK64)
             raise ValueError(
                 f"regs[{index}]: {frame[index]:#x} does not fit an unsigned 64-bit register"

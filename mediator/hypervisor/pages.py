@@ -49,12 +49,18 @@ def addresses(pfns: Int64Array) -> bytes:
 
 def translate(stage2: Stage2, ipas: bytes) -> Int64Array | None:
     """Frames of the pages at ``ipas``; ``None`` unless all are the guest's own read-write RAM."""
-    words: NDArray[np.uint64] = np.frombuffer(ipas, "<u8")
+    words: Int64Array = np.frombuffer(ipas, "<i8")
     count = len(words)
+    if count <= BLOCK:
+        # An address of 2^63 and more becomes a negative number, and nothing is mapped there either.
+        entries = stage2.entries(words >> _ADDRESS_SHIFT)
+        if int(np.bitwise_and.reduce(entries)) & KIND_MASK != OWN_RW:
+            return None
+        entries >>= _KIND_SHIFT
+        return entries.astype(np.int64)
     pfns: Int64Array = np.empty(count, np.int64)
     for start in range(0, count, BLOCK):
-        gfns = (words[start : start + BLOCK] >> _PAGE_SHIFT).view(np.int64)
-        entries = stage2.entries(gfns)
+        entries = stage2.entries(words[start : start + BLOCK] >> _ADDRESS_SHIFT)
         if int(np.bitwise_and.reduce(entries)) & KIND_MASK != OWN_RW:
             return None
         entries >>= _KIND_SHIFT

@@ -190,7 +190,7 @@ class Stage2:
         if not self._chunks and len(self._spans) == 1:
             start, pages, first, step = self._spans[0]
             distance = gfns - start
-            if distance.size and int(distance.view(np.uint64).max()) < pages:
+            if distance.size and int(np.maximum.reduce(distance.view(np.uint64))) < pages:
                 distance *= step
                 distance += first
                 return distance.astype(np.uint32)
@@ -200,8 +200,10 @@ class Stage2:
         if directory.compact is not None:
             first, slots, _ = directory.windows[0]
             places = gfns - (first << SLOT_SHIFT)
-            if places.size and int(places.view(np.uint64).max()) < slots << SLOT_SHIFT:
-                places += directory.compact
+            highest = int(np.maximum.reduce(places.view(np.uint64))) if places.size else 0
+            if places.size and highest < slots << SLOT_SHIFT:
+                if directory.compact:
+                    places += directory.compact
                 return self._array.take(places)
         lines = directory.lines(gfns)
         places = gfns & _LOW

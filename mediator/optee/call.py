@@ -303,7 +303,12 @@ async def _resume_own(
     """Go on with a call that the mediator suspended before the TEE was entered."""
     # It stays suspended, and its thread id taken, until the walk is over.
     call.leaving = True
-    result = await _translate(core, sys, guest, call)
+    result = memory.DONE
+    if call.walk is not None:
+        # Straight to where it stopped; once that buffer is done the others follow as usual.
+        result = await memory.walk(core, sys, guest, call.walk)
+    if result == memory.DONE:
+        result = await _translate(core, sys, guest, call)
     call.leaving = False
     if result == memory.PREEMPTED:
         return (smc.OPTEE_SMC_RETURN_RPC_FOREIGN_INTR, 0, 0, call.thread, *regs[4:])

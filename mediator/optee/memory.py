@@ -69,51 +69,82 @@ def reserve(
 
 
 async def walk(core: Core, sys: Syscalls, guest: Guest, buffer: Buffer) -> int:
-    """Translate and pin what is left of ``buffer``: DONE, PREEMPTED, or a TEE error.
+    """Read, translate and pin what is left of ``buffer``: DONE, PREEMPTED, or a TEE error.
 
-    After an error the caller releases the buffer; what was pinned so far is recorded in it.
+    The list is read in steps of ``walk_entries`` with the question whether to stop after each; pins
+    follow in batches of ``pin_entries`` if that is more. After an error the caller releases the
+    buffer; what was pinned so far is recorded in it.
     """
     if buffer.list is None:
         buffer.list = await core.take_list(sys, -(-buffer.pages // PAGE_LIST_ENTRIES))
         if buffer.list is None:
             return tee.TEE_ERROR_OUT_OF_MEMORY
+    limits = core.settings.limits
+    pages, longest, batch = buffer.pages, limits.walk_entries, limits.pin_entries
+    if buffer.done == pages:
+        return DONE
     while True:
-        count = min(buffer.pages - buffer.done, core.settings.limits.walk_entries)
+        step = pages - buffer.read
+        if step > longest:
+            step = longest
         if buffer.contiguous:
-            first = buffer.next_ipa + (buffer.done << PAGE_SHIFT)
-            if first + (count << PAGE_SHIFT) > 1 << 64:
+            first = buffer.next_ipa + (buffer.read << PAGE_SHIFT)
+            if first + (step << PAGE_SHIFT) > 1 << 64:
                 return tee.TEE_ERROR_BAD_PARAMETERS
-            words = struct.pack(
-                f"<{count}Q", *range(first, first + (count << PAGE_SHIFT), PAGE_SIZE)
-            )
+            words = in_a_row(first, step)
         else:
-            chain = await sys.read_page_list(guest.id, buffer.next_ipa, count)
+            chain = await sys.read_page_list(guest.id, buffer.next_ipa, step)
             if chain is None:
                 return tee.TEE_ERROR_BAD_PARAMETERS
             words, buffer.next_ipa = chain
-            if len(words) != count * 8:
-                raise HostError("read_page_list", f"{len(words)} bytes for {count} entries")
-        frames = await sys.pin_pages(guest.id, words)
-        if frames is None:
-            return tee.TEE_ERROR_BAD_PARAMETERS
-        if len(frames) != len(words):
-            raise HostError("pin_pages", f"{len(frames)} bytes of frames for {len(words)} of pages")
-        entries = frames
-        if core.settings.entry_offsets and not buffer.contiguous:
-            entries = with_offsets(frames, words)
-        _emit(buffer, entries)
-        buffer.done += count
-        if buffer.done == count:
-            buffer.frames = frames if count == buffer.pages else bytearray(frames)
-        else:
-            buffer.frames += frames
-        if buffer.done == buffer.pages:
-            buffer.frames = bytes(buffer.frames)
-            if core.sink is not None:
-                core.sink(events.BufferTaken(guest.id, buffer.kind, buffer.reference, buffer.pages))
-            return DONE
+            if len(words) != step * 8:
+                raise HostError("read_page_list", f"{len(words)} bytes for {step} entries")
+        buffer.read += step
+        if buffer.waiting or (step < batch and buffer.read < pages):
+            buffer.waiting += words
+            words = b""
+            if buffer.read == pages or len(buffer.waiting) >= batch * 8:
+                words, buffer.waiting = bytes(buffer.waiting), bytearray()
+        if words:
+            result = await _pin(core, sys, guest, buffer, words)
+            if result or buffer.done == pages:
+                return result
         if await sys.should_preempt():
             return PREEMPTED
+
+
+async def _pin(core: Core, sys: Syscalls, guest: Guest, buffer: Buffer, words: bytes) -> int:
+    """Pin the pages in ``words``, the next entries of the list: DONE or a TEE error."""
+    frames = await sys.pin_pages(guest.id, words)
+    if frames is None:
+        return tee.TEE_ERROR_BAD_PARAMETERS
+    if len(frames) != len(words):
+        raise HostError("pin_pages", f"{len(frames)} bytes of frames for {len(words)} of pages")
+    entries = frames
+    if core.settings.entry_offsets and not buffer.contiguous:
+        entries = with_offsets(frames, words)
+    _emit(buffer, entries)
+    count = len(words) // 8
+    buffer.done += count
+    if count == buffer.pages:
+        buffer.frames = frames
+    elif buffer.done == count:
+        buffer.frames = bytearray(frames)
+    else:
+        buffer.frames += frames
+    if buffer.done == buffer.pages and core.sink is not None:
+        core.sink(events.BufferTaken(guest.id, buffer.kind, buffer.reference, buffer.pages))
+    return DONE
+
+
+def in_a_row(first: int, count: int) -> bytes:
+    """The entries of ``count`` pages that follow each other from address ``first`` on."""
+    if count <= SMALL_LIST:
+        pages = range(first, first + (count << PAGE_SHIFT), PAGE_SIZE)
+        return struct.pack(f"<{count}Q", *pages)
+    steps = np.arange(count, dtype="<u8") << np.uint64(PAGE_SHIFT)
+    words: bytes = (steps + np.uint64(first)).tobytes()
+    return words
 
 
 def with_offsets(frames: bytes, words: bytes) -> bytes:

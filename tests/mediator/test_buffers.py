@@ -226,7 +226,13 @@ class TestLimits:
         assert sorted(statuses) == [0, smc.OPTEE_SMC_RETURN_ETHREAD_LIMIT]
 
     def test_settings_refuse_nonsense(self) -> None:
-        for bad in ({"buffers": 0}, {"calls": 0}, {"walk_entries": 512}, {"walk_entries": 0}):
+        for bad in (
+            {"buffers": 0},
+            {"calls": 0},
+            {"walk_entries": 512},
+            {"walk_entries": 0},
+            {"pin_entries": 1},
+        ):
             with pytest.raises(ValueError, match=next(iter(bad))):
                 Limits(**bad)
 
@@ -301,7 +307,7 @@ class TestWalks:
         assert rig.call(RETURN, 0, 0, 0x1_0000, guest=1)[0] == smc.OPTEE_SMC_RETURN_ERESUME
 
     def test_a_bad_page_after_a_preemption_undoes_everything(self) -> None:
-        rig = walking(511)
+        rig = walking(511, pin_entries=511)
         rig.host.preempt = [True]
         rig.host.kinds[0, BIG[1100]] = "ro"
         assert rig.register(0x55, BIG)[0] == INTR
@@ -359,6 +365,7 @@ def test_default_limits_are_what_the_documentation_says() -> None:
         "rpc_buffers": 256,
         "notifications": 8191,
         "walk_entries": 32_704,
+        "pin_entries": 8_176,
     }
 
 

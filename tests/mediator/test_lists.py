@@ -41,7 +41,7 @@ def seen_by_the_tee(rig: Rig, pages: int) -> list[list[int]]:
 @pytest.mark.parametrize("count", [1, 2, 510, 511, 512, 1021, 1022, 1023, 1533, 1534])
 def test_roll_over(count: int, entries: int) -> None:
     """Every length around the edge of a list page, in one step or in several."""
-    rig = Rig(MediatorSettings(limits=Limits(walk_entries=entries)))
+    rig = Rig(MediatorSettings(limits=Limits(walk_entries=entries, pin_entries=entries)))
     pages = scattered(count)
     seen = seen_by_the_tee(rig, count)
     assert rig.register(0x55, pages)[0] == 0

@@ -10,6 +10,7 @@ from specs.mutants.mechanism import Mutant
 
 _RESERVE: Final = "mediator.optee.memory:reserve"
 _WALK: Final = "mediator.optee.memory:walk"
+_PIN: Final = "mediator.optee.memory:_pin"
 _EMIT: Final = "mediator.optee.memory:_emit"
 _TRANSLATE: Final = "mediator.optee.call:_translate"
 _RELEASE: Final = "mediator.optee.core:Core._let_go"
@@ -79,7 +80,7 @@ SIZES = (
         " last address there is an exception, in C the first page again.",
         bug_class=20,
         breaks=("contain.guest-input",),
-        plant=edits((_WALK, "if first + (count << PAGE_SHIFT) > 1 << 64:", "if False:")),
+        plant=edits((_WALK, "if first + (step << PAGE_SHIFT) > 1 << 64:", "if False:")),
     ),
 )
 
@@ -217,12 +218,12 @@ LIMITS = (
                 "return buffer",
             ),
             (
-                _WALK,
+                _PIN,
                 "buffer.done += count",
                 "guest.buffers[buffer.reference] = buffer\n"
-                "        if not buffer.done:\n"
-                "            guest.pages += buffer.pages\n"
-                "        buffer.done += count",
+                "    if not buffer.done:\n"
+                "        guest.pages += buffer.pages\n"
+                "    buffer.done += count",
             ),
             (
                 _RELEASE,
@@ -265,14 +266,17 @@ LISTS = (
         plant=edits(
             (
                 _WALK,
-                "_emit(buffer, entries)",
-                "again = None if buffer.contiguous else"
-                " await sys.read_page_list(guest.id, start, count)\n"
-                "        second = None if again is None else"
+                "result = await _pin(core, sys, guest, buffer, words)",
+                "result = await _pin(core, sys, guest, buffer, words)\n"
+                "            again = None if result or buffer.contiguous else"
+                " await sys.read_page_list(guest.id, start, step)\n"
+                "            second = None if again is None else"
                 " await sys.pin_pages(guest.id, again[0])\n"
-                "        if second is not None:\n"
-                "            await sys.unpin_pages(guest.id, second)\n"
-                "        _emit(buffer, second or entries)",
+                "            if second is not None:\n"
+                "                await sys.unpin_pages(guest.id, second)\n"
+                "                buffer.done -= step\n"
+                "                _emit(buffer, second)\n"
+                "                buffer.done += step",
             ),
             (
                 _WALK,

@@ -142,7 +142,7 @@ MUTANTS = (
         bug_class=20,
         breaks=("list.low-bits",),
         plant=edits(
-            ("mediator.optee.memory:walk", "core.settings.entry_offsets and", "False and"),
+            ("mediator.optee.memory:_pin", "core.settings.entry_offsets and", "False and"),
         ),
     ),
 )
