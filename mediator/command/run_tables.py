@@ -52,9 +52,15 @@ def print_result(console: Console, result: Result, seconds: float, trace: str) -
     if result.checked:
         parts.append(_invariants(result, wide))
     parts += [_totals(result, seconds, trace), _verdict(result)]
-    for part in parts:
-        console.print(part)
-        console.print()
+    with console.capture() as captured:
+        for number, part in enumerate(parts):
+            if number:
+                console.print()
+            console.print(part)
+    text = captured.get()
+    if not console.is_terminal:  # a file keeps no spaces that only fill up lines
+        text = "".join([f"{line.rstrip()}\n" for line in text.splitlines()])
+    console.file.write(text)
 
 
 def new_console() -> Console:
@@ -317,6 +323,10 @@ def _totals(result: Result, seconds: float, trace: str) -> RenderableType:
     table.add_row("Digest", f"sha256 {result.digest}")
     if trace:
         table.add_row("Trace", Text(f"{_safe(trace)}: open it at https://ui.perfetto.dev"))
+    else:
+        table.add_row(
+            "Trace", Text("none; --trace FILE writes one for https://ui.perfetto.dev", _DIM)
+        )
     return table
 
 

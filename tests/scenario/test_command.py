@@ -57,7 +57,10 @@ def test_all_well(tmp_path: Path) -> None:
     ):
         assert part in result.stdout
     assert "RPCs: what the TEE asked" not in result.stdout
-    assert max(map(len, result.stdout.splitlines())) <= 118
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= 118
+    assert [line for line in lines if line != line.rstrip()] == []
+    assert lines[-1].startswith("OK: ")
 
 
 def test_every_kind_of_guest_is_shown() -> None:
