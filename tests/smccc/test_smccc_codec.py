@@ -92,6 +92,9 @@ def test_message_with_rpc_argument_agrees_on_any_bytes(data: bytes, room: int) -
     if isinstance(found, CallArguments):
         built = found.build()
         assert data.startswith(built)
+        both = declarations.CALL_ARGUMENTS.parse(built)
+        assert both.message.num_params == found.message.num_params
+        assert both.rpc.num_params == found.rpc.num_params
         assert len(built) == wire.message_size(found.message.num_params) + wire.message_size(
             found.rpc.num_params
         )
