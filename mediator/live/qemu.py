@@ -17,7 +17,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import IO, Final
 
@@ -99,6 +99,7 @@ def device_tree(board: BoardSettings) -> bytes:
     program = find_program()
     if program is None:
         raise QemuError(f"{PROGRAM} is not installed (Debian package {PACKAGE})")
+    _libc()
     with tempfile.TemporaryDirectory(prefix="optee-live-") as folder:
         path = Path(folder) / "board.dtb"
         arguments = machine_arguments(board)
@@ -110,6 +111,7 @@ def device_tree(board: BoardSettings) -> bytes:
             capture_output=True,
             timeout=DUMP_SECONDS,
             check=False,
+            preexec_fn=partial(_die_with, os.getpid()),
         )
         if not path.is_file():
             raise QemuError(f"no device tree: {done.stderr.decode('utf-8', 'replace').strip()}")
@@ -121,9 +123,11 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def _die_with_parent() -> None:
+def _die_with(parent: int) -> None:
     """Between fork and exec: the kernel kills the emulator when the thread that started it ends."""
     _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended before that could be asked for
+        os._exit(1)
     os.setpgid(0, 0)
 
 
@@ -190,7 +194,7 @@ class Emulator:
                 stdout=self.errors,
                 stderr=self.errors,
                 pass_fds=inherited,
-                preexec_fn=_die_with_parent,
+                preexec_fn=partial(_die_with, os.getpid()),
             )
         except OSError as error:
             self._close_sockets()

@@ -91,6 +91,36 @@ def test_a_guest_that_dies_disturbs_nobody(files: Bundle) -> None:
     assert outcome.pins == 0
 
 
+@pytest.mark.timeout(120)
+def test_many_deaths_beside_a_guest_that_works(files: Bundle, cache: Path) -> None:
+    """Guests are killed at ever later calls, by a signal or by us in the middle of a call."""
+    workload = None
+    if client.find_compiler() is not None:
+        workload = client.compile_client(client.workload_source(), files, cache)
+    settings = run.RunSettings(guests=2, board=BoardSettings(vcpus=2), seconds=100)
+    with run.Run(files, settings, workload=workload) as running:
+        witness = running.start()
+        victims: list[LiveGuest] = []
+        while witness.ended is None:
+            victim = running.start()
+            victims.append(victim)
+            calls = 5 + 4 * len(victims)
+            running.serve(lambda: witness.ended is not None or victim.served >= calls)  # noqa: B023
+            if len(victims) % 2:
+                os.kill(victim.emulator.pid, signal.SIGKILL)
+                running.serve(lambda: victim.ended is not None)  # noqa: B023
+            else:
+                running.service.stop(victim)
+            assert running.platform.host.pinned(victim.ident) == 0
+        outcome = running.result()
+    assert outcome.guests[0].problems == ()
+    assert outcome.guests[0].ended == "switched off"
+    assert len(victims) > 1
+    assert outcome.violations == ()
+    assert outcome.pins == 0
+    assert our_processes() == []
+
+
 def test_an_interrupt_reaches_the_guest(files: Bundle) -> None:
     """The driver takes it and asks GET_ASYNC_NOTIF_VALUE: nothing is pending."""
     command = "sleep 0.3; while ! grep -q '[1-9] .*optee' /proc/interrupts; do sleep 0.1; done"
@@ -116,39 +146,48 @@ def test_a_kernel_that_breaks_is_noticed(files: Bundle, cache: Path) -> None:
     assert any("Kernel panic" in alarm for alarm in outcome.guests[0].alarms)
 
 
-def test_nothing_is_left_after_a_kill(cache: Path) -> None:
-    """kill -9 of ours: the kernel ends the emulator."""
+@pytest.mark.parametrize("place", ["start", "boot", "calls"])
+def test_nothing_is_left_after_a_kill(cache: Path, tmp_path: Path, place: str) -> None:
+    """kill -9 of ours: the kernel ends all emulators, wherever they are."""
+    program = [sys.executable, "-c", "from mediator.command import main; main()", "live"]
+    options = ["--guests", "2", "--vcpus", "2", "--show-console", "--trace", "x.json"]
+    command = [
+        *program,
+        *options,
+        "--run",
+        "echo here; while :; do cat /dev/hwrng; done >/dev/null",
+    ]
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "from mediator.command import main; main()",
-            "live",
-            "--run",
-            "sleep 50",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    children: list[int] = []
+    assert process.stderr is not None
+    if place != "start":
+        sign = "@@ boot ok" if place == "boot" else "| here"
+        for line in process.stderr:
+            if sign in line:
+                break
     try:
-        while not children and process.poll() is None:
-            time.sleep(0.1)
-            path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-            children = [int(word) for word in path.read_text("ascii").split()]
-            children = [
-                pid
-                for pid in children
-                if "qemu" in _command(pid) and "dumpdtb" not in _command(pid)
-            ]
+        wanted = 1 if place == "start" else 2
+        while len(children := _emulators(process.pid)) < wanted and process.poll() is None:
+            time.sleep(0.01)
     finally:
         process.kill()
         process.wait()
-    assert children
+        process.stderr.close()
+    assert len(children) >= wanted
     end = time.monotonic() + 10
     while any("qemu" in _command(pid) for pid in children):
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def _emulators(parent: int) -> list[int]:
+    path = Path(f"/proc/{parent}/task/{parent}/children")
+    try:
+        children = [int(word) for word in path.read_text("ascii").split()]
+    except OSError:
+        return []
+    return [pid for pid in children if "qemu" in _command(pid)]
 
 
 def _command(pid: int) -> str:
