@@ -11,7 +11,8 @@ import inspect
 import json
 import pkgutil
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import cast
@@ -21,7 +22,7 @@ import mediator
 import secure_world
 import smccc
 import specs
-from smccc.constants import optee_msg, optee_rpc, optee_smc
+from smccc.constants import arm_smccc, optee_msg, optee_rpc, optee_smc, psci, tee
 
 DOCS = Path(__file__).parent
 PACKAGES = (mediator, secure_world, smccc, fuzz, specs)
@@ -29,6 +30,7 @@ PACKAGES = (mediator, secure_world, smccc, fuzz, specs)
 Row = dict[str, object]
 
 
+@cache
 def abi_table() -> dict[str, dict[str, object]]:
     """The sections of abi.toml."""
     return tomllib.loads((DOCS / "abi.toml").read_text("utf-8"))
@@ -39,10 +41,16 @@ def rows(section: str) -> list[Row]:
     return cast("list[Row]", abi_table()[section]["rows"])
 
 
+HEADERS = (optee_smc, optee_msg, optee_rpc, arm_smccc, psci, tee)
+
+
 def value_of(section: str, name: str) -> int:
-    """The number that a header gives to a name of a section."""
+    """The number that a header gives to a name of a section, or the table itself."""
+    for row in rows(section):
+        if row["name"] == name and "id" in row:
+            return cast("int", row["id"])
     full = cast("str", abi_table()[section]["prefix"]) + name
-    for module in (optee_smc, optee_msg, optee_rpc):
+    for module in HEADERS:
         if hasattr(module, full):
             return cast("int", getattr(module, full))
     raise KeyError(full)
@@ -72,66 +80,88 @@ def _shown_by(row: Row) -> str:
     out = []
     for name in cast("list[str]", row.get("shows", [])):
         path, _, test = name.partition("::")
-        out.append(f"[{test}](../../{path})" if test else f"`{name}`")
+        title = test.replace("::", ".")
+        out.append(f"[{title}](../../{path})" if test else f"`{name}`")
     return ", ".join(out)
+
+
+ABI_HEAD = """\
+# The ABI, function by function
+
+What the mediator does with each SMC function, message command, RPC, capability and return code, what the recorded reference
+mediator does, and what shows it: a rule ({doc}`/deviations` has its sentence and the behaviour vectors that test it), and at
+least one test that can be run by its name. The word that a cell begins with is checked against the mediator itself, for the
+reference under the preset that stands for it (`MediatorSettings.reference()`, `ServiceSettings.reference()`), and nothing
+that the headers name is missing. Written by `docs/generate.py` from `docs/abi.toml`.
+
+*answered*: the TEE is not asked. *forwarded*: it is asked the same function, with the guest's client id and no argument
+of the guest that the function does not define. *mediated*: a message is shadowed and translated, or a request handled
+({doc}`/concepts/calls`). *relayed*: a request goes to the guest and its answer to the TEE, copied, and no address with
+either. *refused*: -1, or EBADCMD for a message command; the TEE does not learn of it.
+"""
+
+
+def _section(section: str, name: str, number: str, show: Callable[[int], str]) -> Iterator[str]:
+    yield from table(
+        (name, number, "default", "reference mediator", "shown by"), _rows(section, show)
+    )
+
+
+def _word(value: int) -> str:
+    return f"`{value:#010x}`"
+
+
+def _bit(value: int) -> str:
+    return str(value.bit_length() - 1)
 
 
 def abi_page() -> Iterator[str]:
     """The table of the whole ABI."""
-    yield "# The ABI, function by function"
-    yield ""
-    yield "What the mediator does with each SMC function, message command, RPC and capability, what the recorded reference mediator"
-    yield "does, and what shows it: a rule ({doc}`/deviations` has its sentence and the behaviour vectors that test it) or a test. The"
-    yield "word that a cell begins with is checked against the mediator itself, for the reference under the preset that stands for it"
-    yield "(`MediatorSettings.reference()`). Written by `docs/generate.py` from `docs/abi.toml`."
-    yield ""
-    yield "*answered*: the TEE is not asked. *forwarded*: it is asked the same function, with the guest's client id and no argument"
-    yield "of the guest that the function does not define. *mediated*: a message is shadowed and translated ({doc}`/concepts/calls`)."
-    yield "*refused*: -1, or EBADCMD for a message command; the TEE does not learn of it."
-    yield ""
-    head = ("default", "reference mediator", "shown by")
+    yield ABI_HEAD
     yield "## SMC functions"
     yield ""
     yield "Result registers are named; all others keep what the guest put there."
     yield ""
-    yield from table(("function", "id", *head), _rows("functions", lambda v: f"`{v:#010x}`"))
+    yield from _section("functions", "function", "id", _word)
     yield "Every other function id is refused (`offer.hidden-functions`, `smccc.optee-smc32-only`)."
     yield ""
     yield "## Message commands"
     yield ""
-    yield from table(("command", "number", *head), _rows("commands", str))
+    yield from _section("commands", "command", "number", str)
     yield "## RPCs"
     yield ""
-    yield from table(("RPC", "a0", *head), _rows("rpcs", lambda v: f"`{v:#010x}`"))
+    yield from _section("rpcs", "RPC", "a0", _word)
     yield "Unknown RPC functions suspend the call like FOREIGN_INTR does (`rpc.recognised`)."
     yield ""
-    yield "Of the commands in an RPC argument the mediator knows two; all others ("
-    known = {cast("str", row["name"]) for row in rows("rpc_commands")}
-    relayed = [name for name in rpc_command_names() if name not in known]
-    yield (
-        ", ".join(relayed)
-        + ") are relayed as CMD says, and the guest's driver and supplicant serve them."
-    )
+    yield "The commands in an RPC argument. The type of memory that SHM_ALLOC asks for, and the functions within FS, SOCKET and"
+    yield "the others, are between the TEE and whoever serves them."
     yield ""
-    yield from table(("RPC command", "number", *head), _rows("rpc_commands", str))
+    yield from _section("rpc_commands", "RPC command", "number", str)
+    yield "The two operations of NOTIFICATION (once called WAIT_QUEUE, with SLEEP and WAKEUP):"
+    yield ""
+    yield from _section("waits", "operation", "value a", str)
     yield "## Capabilities"
     yield ""
-    yield "Of the TEE's answer to EXCHANGE_CAPABILITIES a guest sees these bits (`caps.filter`, `caps.newer-bits`):"
+    yield "Of the TEE's answer to EXCHANGE_CAPABILITIES a guest sees these bits:"
     yield ""
-    bits = [
-        (f"{row['name']}", str(value_of("capabilities", str(row["name"])).bit_length() - 1),
-         _behaviour(row, "does", "says"), _reference(row))
-        for row in rows("capabilities")
-    ]  # fmt: skip
-    yield from table(("capability", "bit", "default", "reference mediator"), bits)
+    yield from _section("capabilities", "capability", "bit", _bit)
+    yield "Of what the guest says about itself the TEE sees:"
+    yield ""
+    yield from _section("normal_world", "capability", "bit", _bit)
     yield "## Return codes of the mediator itself"
     yield ""
     yield "Codes of the TEE are passed on. The mediator gives one of its own:"
     yield ""
-    yield from table(
-        ("code", "value", "when", "reference mediator", "shown by"),
-        _rows("statuses", lambda v: f"`{v:#x}`"),
-    )
+    yield from _section("statuses", "code", "value", _word)
+    yield "In messages it gives these results of its own:"
+    yield ""
+    yield from _section("results", "result", "value", _word)
+    yield "## Services of the hypervisor"
+    yield ""
+    yield "What the reference host answers itself, next to the mediator ({py:mod}`mediator.hypervisor.services`). Ids of all other"
+    yield "owners are refused, and so are FF-A calls, as OP-TEE's transport, too (`smccc.owner-ranges`, `smccc.reserved-bits`)."
+    yield ""
+    yield from _section("services", "function", "id", _word)
 
 
 def rpc_command_names() -> list[str]:
@@ -144,8 +174,7 @@ def rpc_command_names() -> list[str]:
     return [found[value].removeprefix(prefix) for value in sorted(found)]
 
 
-def _rows(section: str, shown: object) -> Iterator[tuple[str, ...]]:
-    show = cast("type[str]", shown)
+def _rows(section: str, show: Callable[[int], str]) -> Iterator[tuple[str, ...]]:
     for row in rows(section):
         name = str(row["name"])
         number = show(value_of(section, name))
