@@ -89,7 +89,11 @@ Exit codes: 0 all well, 1 a check failed, a kernel complained or an invariant wa
     is_flag=True,
     help="Do not offer RPC arguments behind messages: the driver uses the older style of calls.",
 )
-@click.option("--checkers/--no-checkers", default=True, help="Watch the invariants I1 to I8.")
+@click.option(
+    "--checkers/--no-checkers",
+    default=None,
+    help="Watch the invariants I1 to I8; doubles our part of a call.  [default: only with --fault]",
+)
 @click.option("--bench", is_flag=True, help="Measure invokes instead of the built-in workload.")
 @click.option(
     "--run",
@@ -157,7 +161,7 @@ def live(
     bell: str | None,
     conduit: str,
     classic: bool,
-    checkers: bool,
+    checkers: bool | None,
     bench: bool,
     commands: tuple[str, ...],
     additions: tuple[str, ...],
@@ -197,7 +201,7 @@ def live(
                 seed=seed,
                 mediator=mediator_settings(classic),
                 secure_world=SecureWorldSettings(threads=threads),
-                checkers=checkers,
+                checkers=bool(faults) if checkers is None else checkers,
             ),
             conduit=conduit,
             steps=steps,

@@ -8,6 +8,7 @@ the state to ANSWER or FORWARD; the stub takes it and sets RUNNING. Results firs
 
 from __future__ import annotations
 
+import struct
 from typing import Final
 
 RAM_BASE: Final = 0x4000_0000
@@ -41,6 +42,9 @@ _ENTRY: Final = 11
 _CONTEXT: Final = 12
 _BELL: Final = 13
 
+_CALL: Final = struct.Struct("<9Q")
+"""x0..x7 and the syndrome."""
+
 CLASS_HVC64: Final = 0x16
 CLASS_SMC64: Final = 0x17
 """Exception classes (ESR_ELx.EC) of calls from AArch64 (Arm ARM, "ESR_EL2")."""
@@ -49,9 +53,10 @@ CLASS_SMC64: Final = 0x17
 class Mailbox:
     """The page of one vCPU, as 64-bit words."""
 
-    __slots__ = ("words",)
+    __slots__ = ("_page", "words")
 
     def __init__(self, page: memoryview) -> None:
+        self._page = page
         self.words = page.cast("Q")
 
     @property
@@ -72,8 +77,8 @@ class Mailbox:
 
     def call(self) -> tuple[int, tuple[int, ...]]:
         """ESR_EL2 and x0..x7 of the waiting call."""
-        words = self.words
-        return words[_SYNDROME], tuple(words[0:8])
+        found = _CALL.unpack_from(self._page)
+        return found[_SYNDROME], found[:_SYNDROME]
 
     def switch_off(self) -> None:
         """Let the vCPU stop until :meth:`start_at`."""

@@ -320,6 +320,7 @@ class _Taken(Mailbox):
     __slots__ = ()
 
     def __init__(self, box: Mailbox) -> None:
+        self._page = box._page
         self.words = box.words
 
     @property
