@@ -27,7 +27,6 @@ from mediator.hypervisor.machine import Created, Machine, Refused
 from mediator.hypervisor.memory import PhysicalMemory
 from mediator.hypervisor.monitor import MachineMonitor
 from mediator.hypervisor.scheduler import Mode
-from mediator.optee.memory import PIN_BATCH
 from mediator.optee.settings import Limits, MediatorSettings
 from smccc.constants import optee_rpc
 from smccc.constants import optee_smc as smc
@@ -41,6 +40,8 @@ LIST: Final = RAM + 0x8000
 ARRAY: Final = RAM + 0x10_0000
 ANSWER_PAGE: Final = RAM + 0x9000
 COOKIE: Final = 0xC00C1E
+BATCH: Final = 2 * 511
+"""List entries that a walk pins together; it may stop after every 511."""
 GO: Final = 40
 """The interrupt that lets a guest go on."""
 INTR = smc.OPTEE_SMC_RETURN_RPC_FOREIGN_INTR
@@ -61,7 +62,8 @@ class Stage:
     """Machine, memory, mediator, and a TEE that does what ``script`` says, one entry after another.
 
     ``lives``: (function, client id) of the life-cycle calls. ``keep``: what the TEE answers to
-    VM_DESTROYED. ``preempt``: answers to the mediator's question, then no.
+    VM_DESTROYED. ``preempt``: answers to the mediator's question, then no. ``values``: notification
+    values that the TEE has for whoever asks.
     """
 
     def __init__(self, mode: Mode) -> None:
@@ -82,11 +84,13 @@ class Stage:
             inject_virq=self.monitor.inject_virq,
             now=self.monitor.now,
             set_timer=self.monitor.set_timer,
+            park_vcpu=self._park,
+            wake_vcpu=self.monitor.wake_vcpu,
             quarantine=self.monitor.quarantine,
             sink=sink,
         )
         interleave = mode is Mode.INTERLEAVE
-        settings = MediatorSettings(limits=Limits(walk_entries=511))
+        settings = MediatorSettings(limits=Limits(walk_entries=511, pin_entries=BATCH))
         self.tee = InHypervisor(self.host, settings, sink, suspending=interleave)
         self.machine = Machine(
             MachineSettings(mode=mode, pcpus=2),
@@ -108,6 +112,12 @@ class Stage:
         self.inside: Callable[[int], None] | None = None
         self.ended: list[Regs] = []
         self.calls = 0
+        self.values: list[int] = []
+        self.parked = 0
+
+    def _park(self, guest: int, vcpu: int, until: int) -> None:
+        self.parked += 1
+        self.monitor.park_vcpu(guest, vcpu, until)
 
     def smc(self, a0: int, a1: int, a2: int, a3: int, a4: int, a5: int, a6: int, a7: int) -> Answer:
         if a0 in (CREATED, DESTROYED):
@@ -115,6 +125,10 @@ class Stage:
             if a0 == DESTROYED and self.on_destroyed is not None:
                 self.on_destroyed(a1 - 1)
             return (self.keep if a0 == DESTROYED else 0, 0, 0, 0)
+        if a0 == smc.OPTEE_SMC_GET_ASYNC_NOTIF_VALUE:
+            if self.values:
+                return (0, self.values.pop(0), smc.OPTEE_SMC_ASYNC_NOTIF_VALID, 0)
+            return (0, 0, 0, 0)
         self.entries += 1
         if self.script:
             return self.script.pop(0)(self, (a0, a1, a2, a3, a4, a5, a6, a7))
@@ -275,8 +289,8 @@ async def walking(stage: Stage, cpu: GuestCpu) -> Regs:
 
 async def walking_with_pins(stage: Stage, cpu: GuestCpu) -> Regs:
     """The first batch is pinned, the second is being read."""
-    stage.preempt = [False] * (PIN_BATCH // 511) + [True]
-    return await register(cpu, PIN_BATCH + 1022)
+    stage.preempt = [False] * (BATCH // 511) + [True]
+    return await register(cpu, BATCH + 1022)
 
 
 async def unregistering(stage: Stage, cpu: GuestCpu) -> Regs:
@@ -294,8 +308,22 @@ async def draining(stage: Stage, cpu: GuestCpu) -> Regs:
     return await cpu.smc(smc.OPTEE_SMC_ENABLE_SHM_CACHE)
 
 
+def offers_notifications(stage: Stage, regs: Frame) -> Answer:
+    caps = smc.OPTEE_SMC_SEC_CAP_DYNAMIC_SHM | smc.OPTEE_SMC_SEC_CAP_ASYNC_NOTIF
+    return (0, caps | smc.OPTEE_SMC_SEC_CAP_RPC_ARG, 0x44, 4)
+
+
+async def waiting(stage: Stage, cpu: GuestCpu) -> Regs:
+    """A driver that knows of notifications and does not use them: the mediator keeps the wait."""
+    stage.script = [offers_notifications]
+    await cpu.smc(smc.OPTEE_SMC_EXCHANGE_CAPABILITIES)
+    stage.script = [asks(optee_rpc.OPTEE_RPC_CMD_NOTIFICATION, WAIT)]
+    return await invoke(cpu)
+
+
 SHM_ALLOC, SHM_FREE = optee_rpc.OPTEE_RPC_CMD_SHM_ALLOC, optee_rpc.OPTEE_RPC_CMD_SHM_FREE
-WAIT = (1, 0, 5, 0)
+KEY: Final = 5
+WAIT: Final = (1, optee_rpc.OPTEE_RPC_NOTIFICATION_WAIT, KEY, 0)
 STATES: Final[dict[str, tuple[Plot, int]]] = {
     "interrupted": (plain(interrupted), 0),
     "asked for a page": (plain(asks_for_a_page, function=CLASSIC), 0),
@@ -308,13 +336,14 @@ STATES: Final[dict[str, tuple[Plot, int]]] = {
         plain(asks(SHM_ALLOC, (1, 0, 8192, 8)), asks(SHM_FREE, (1, 0, COOKIE, 0))),
         0,
     ),
+    "waits in the mediator": (waiting, 0),
     "waits": (plain(asks(optee_rpc.OPTEE_RPC_CMD_NOTIFICATION, WAIT)), 0),
     "interrupted with a temporary buffer": (temporary, 3),
     "interrupted in a slot of a buffer": (in_a_slot, 2),
     "registering": (registering, 4),
     "registered": (registered, 4),
     "walking": (walking, 0),
-    "walking with pins": (walking_with_pins, PIN_BATCH),
+    "walking with pins": (walking_with_pins, BATCH),
     "unregistering": (unregistering, 4),
     "page in the TEE's cache": (draining, 1),
 }
@@ -344,6 +373,8 @@ def brought(state: str, mode: Mode) -> tuple[Stage, int]:
 
 def finish(stage: Stage, guest: int) -> None:
     """Let the program of ``guest`` end; it must end well."""
+    if stage.parked:
+        stage.values = [KEY]
     for _ in range(4):
         if stage.ended:
             break
@@ -476,4 +507,43 @@ def test_paused_or_destroyed_while_the_tee_works_for_it(mode: Mode, function: in
     assert not stage.ended
     assert stage.machine.guests == ()
     assert stage.lives == [(CREATED, guest + 1), (DESTROYED, guest + 1)]
+    stage.watch.check()
+
+
+@both_modes
+@pytest.mark.parametrize("woken", [False, True], ids=["rest over", "woken"])
+def test_a_vcpu_that_rests_for_a_kept_wait_is_paused_and_resumed(mode: Mode, woken: bool) -> None:
+    stage = Stage(mode)
+    guest = stage.guest(waiting)
+    stage.machine.run(lambda: bool(stage.parked) and stage.machine.waiting() == ((guest, 0),))
+    stage.machine.pause_guest(guest)
+    if woken:
+        stage.machine.wake_vcpu(guest, 0)
+    entries = stage.entries
+    stage.machine.inject(guest, GO)
+    stage.machine.run(max_steps=10_000)
+    assert stage.entries == entries, "paused, whatever woke it"
+    assert stage.machine.waiting() == ()
+    stage.values = [KEY]
+    stage.machine.resume_guest(guest)
+    stage.machine.run(max_steps=10_000)
+    finish(stage, guest)
+    assert stage.tee.waits() == ()
+    stage.watch.check()
+
+
+@both_modes
+@pytest.mark.parametrize("paused", [False, True], ids=["running", "paused"])
+def test_a_guest_goes_while_its_vcpu_rests(mode: Mode, paused: bool) -> None:
+    stage = Stage(mode)
+    guest = stage.guest(waiting)
+    stage.machine.run(lambda: bool(stage.parked) and stage.machine.waiting() == ((guest, 0),))
+    if paused:
+        stage.machine.pause_guest(guest)
+    stage.machine.destroy_guest(guest)
+    stage.machine.run(max_steps=10_000)
+    assert stage.machine.guests == ()
+    assert stage.tee.waits() == ()
+    assert stage.lives == [(CREATED, guest + 1), (DESTROYED, guest + 1)]
+    assert stage.guest(waiting, guest_id=guest) == guest
     stage.watch.check()
