@@ -176,7 +176,9 @@ def _mediators(draw: st.DrawFn) -> tuple[MediatorSettings, str]:
         offers = default.capabilities & ~smc.OPTEE_SMC_SEC_CAP_RPC_ARG
         return MediatorSettings(capabilities=offers), "default"
     if what == "tight":
-        return MediatorSettings(limits=MediatorLimits(walk_entries=511)), "default"
+        pins = draw(st.sampled_from((511, 8176)))
+        limits = MediatorLimits(walk_entries=511, pin_entries=pins)
+        return MediatorSettings(limits=limits), "default"
     return default, "default"
 
 

@@ -97,6 +97,20 @@ MEDIATOR: Final = (
     Field("buffer-pages", Kind.INTEGER, "pages of one buffer", low=1, high=1 << 24),
     Field("total-pages", Kind.INTEGER, "pages of all buffers of a guest", low=1, high=1 << 28),
     Field("rpc-buffers", Kind.INTEGER, "RPC message buffers of a guest", low=1, high=1 << 20),
+    Field(
+        "walk-list-pages",
+        Kind.INTEGER,
+        "page-list pages, of 511 entries each, that are walked between two questions whether to stop",
+        low=1,
+        high=1 << 16,
+    ),
+    Field(
+        "pin-list-pages",
+        Kind.INTEGER,
+        "page-list pages that a walk in shorter steps pins together",
+        low=1,
+        high=1 << 16,
+    ),
     Field("shadow-pages", Kind.INTEGER, "pages that the mediator may own", low=1, high=1 << 22),
 )
 

@@ -12,6 +12,7 @@ from typing import Final, cast
 
 import attrs
 
+from mediator.host import PAGE_LIST_ENTRIES
 from mediator.hypervisor.core import MachineSettings
 from mediator.hypervisor.scheduler import Mode
 from mediator.optee.settings import MediatorSettings
@@ -166,6 +167,9 @@ def _mediator(table: Table) -> tuple[str, MediatorSettings, int | None]:
         )
         if values[key] is not None
     }
+    for key, field in (("walk-list-pages", "walk_entries"), ("pin-list-pages", "pin_entries")):
+        if values[key] is not None:
+            changes[field] = _int(values[key]) * PAGE_LIST_ENTRIES
     settings = attrs.evolve(base, limits=attrs.evolve(base.limits, **changes))
     if values["offers"] is not None:
         offered = 0

@@ -55,6 +55,7 @@ def test_the_golden_file_of_version_1() -> None:
     limits = scenario.mediator.limits
     assert (limits.calls, limits.buffers, limits.buffer_pages) == (3, 20, 40)
     assert (limits.total_pages, limits.rpc_buffers) == (1000, 7)
+    assert (limits.walk_entries, limits.pin_entries) == (2 * 511, 8 * 511)
     assert scenario.mediator.capabilities == smc.OPTEE_SMC_SEC_CAP_DYNAMIC_SHM
     assert (scenario.preset, scenario.shadow_pages) == ("reference", 99)
     world = scenario.secure_world
