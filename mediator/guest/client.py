@@ -107,7 +107,10 @@ class SharedMemory:
         await self.buffer.write(data, offset)
 
     async def release(self) -> None:
-        """Unregister; the buffer goes too if it was allocated for this."""
+        """Unregister; the buffer goes too if it was allocated for this. Once is enough."""
+        if self not in self._client.memories:
+            return
+        self._client.memories.remove(self)
         await self._client._release(self._shm)
         if self._owned:
             self._client.free(self.buffer)
@@ -153,9 +156,10 @@ Param = Value | Memref
 class Session:
     """An open session with a TA."""
 
-    __slots__ = ("_client", "_driver", "_sink", "id", "uuid")
+    __slots__ = ("_client", "_closed", "_driver", "_sink", "id", "uuid")
 
     def __init__(self, client: Client, uuid: UUID, number: int) -> None:
+        self._closed = False
         self._client = client
         self._driver = client.driver
         self._sink = client.sink
@@ -163,8 +167,13 @@ class Session:
         self.id = number
 
     async def invoke(self, command: int, *params: Param, cancel_id: int = 0) -> None:
-        """Invoke ``command`` with up to four parameters. Raises :class:`TeeError`."""
+        """Invoke ``command`` with up to four parameters. Raises :class:`TeeError`.
+
+        The driver knows which sessions a client has: for a closed one no call is made.
+        """
         client = self._client
+        if self._closed:
+            raise TeeError(tee.TEE_ERROR_BAD_PARAMETERS, tee.TEE_ORIGIN_COMMS)
         words, temporaries = client._marshal(params)
         if temporaries:
             registered = await client._register_temporaries(words, temporaries)
@@ -194,13 +203,16 @@ class Session:
 
     async def cancel(self, cancel_id: int = 0) -> None:
         """Ask to cancel what this session is doing. The operation itself reports the outcome."""
+        if self._closed:
+            raise TeeError(tee.TEE_ERROR_BAD_PARAMETERS, tee.TEE_ORIGIN_COMMS)
         reply = await self._driver.call(msg.OPTEE_MSG_CMD_CANCEL, 0, self.id, cancel_id, 0, ())
         self._client._end(events.CANCEL, str(self.uuid), 0, reply)
 
     async def close(self) -> None:
         """Close the session; nothing happens if it is closed already."""
-        if self not in self._client.sessions:
+        if self._closed:
             return
+        self._closed = True
         self._client.sessions.remove(self)
         reply = await self._driver.close_session(self.id)
         self._client._report(events.CLOSE, str(self.uuid), 0, reply[RET], reply[RET_ORIGIN])
@@ -264,7 +276,7 @@ class _Opening:
 class Client:
     """A client program's connection to the TEE (a TEEC_Context).
 
-    ``sessions``: those that are open. ``sink`` gets a :class:`~mediator.guest.events.ClientCall`
+    ``sessions``: those that are open; ``memories``: shared memory not released. ``sink`` gets a :class:`~mediator.guest.events.ClientCall`
     for each operation.
     """
 
@@ -273,6 +285,7 @@ class Client:
         self.sink = sink
         self.name = name
         self.sessions: list[Session] = []
+        self.memories: list[SharedMemory] = []
         self._rng = rng
 
     # Memory
@@ -317,7 +330,9 @@ class Client:
 
     async def _share(self, buffer: Buffer, *, owned: bool) -> SharedMemory:
         shm = await self._register(buffer, buffer.size)
-        return SharedMemory(self, shm, buffer, owned)
+        memory = SharedMemory(self, shm, buffer, owned)
+        self.memories.append(memory)
+        return memory
 
     async def _register(self, buffer: Buffer, size: int) -> Shm:
         try:
@@ -357,6 +372,17 @@ class Client:
         """Close all sessions (the end of the program)."""
         while self.sessions:
             await self.sessions[0].close()
+
+    async def exit(self) -> None:
+        """The process ends, however it does: the kernel releases what it left, the newest first.
+
+        Memory goes before sessions, because each piece of it holds on to the connection
+        (``drivers/tee/tee_shm.c``, ``tee_core.c``: ``teedev_ctx_get``).
+        """
+        while self.memories:
+            await self.memories[-1].release()
+        while self.sessions:
+            await self.sessions[-1].close()
 
     async def __aenter__(self) -> Client:
         return self

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from mediator.guest.kernel import Completion, Kernel
+from mediator.guest.kernel import Completion, Kernel, Thread
 from mediator.guest.shm import Shm
 from smccc.constants import tee
 
@@ -33,13 +33,15 @@ class SupplicantParam:
 class SupplicantRequest:
     """One request: an RPC command and its parameters, which the answer changes in place."""
 
-    __slots__ = ("answered", "command", "params", "result")
+    __slots__ = ("answered", "command", "params", "result", "thread")
 
     def __init__(self, kernel: Kernel, command: int, params: list[SupplicantParam]) -> None:
         self.command = command
         self.params = params
         self.result = tee.TEE_ERROR_COMMUNICATION
         self.answered = Completion(kernel, f"the supplicant to serve RPC command {command}")
+        self.thread = kernel.current
+        """Who waits for it."""
 
 
 class SupplicantQueue:
@@ -85,6 +87,18 @@ class SupplicantQueue:
         if request in self._serving:
             self._serving.remove(request)
             self._finish(request, result)
+
+    def interrupt(self, thread: Thread) -> bool:
+        """``thread`` is killed while it waits for a supplicant: its request fails.
+
+        False: it does not wait, or a supplicant is at work for it; then nothing happens.
+        """
+        for request in self._waiting:
+            if request.thread is thread:
+                self._waiting.remove(request)
+                self._finish(request, tee.TEE_ERROR_COMMUNICATION)
+                return True
+        return False
 
     def open(self) -> None:
         """A supplicant opens the device."""

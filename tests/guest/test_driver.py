@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from mediator.guest.client import INPUT, OUTPUT, Memref, TeeError, Value
+from mediator.guest.cpu import GuestCpu
 from mediator.guest.driver_settings import DriverSettings, ProbeError
 from mediator.guest.events import ClientCall, GuestBooted, GuestStopped, ResultLog
 from mediator.guest.guest import Guest, GuestFailed, GuestSettings
@@ -177,7 +178,7 @@ def test_a_result_is_an_exception_with_its_origin() -> None:
 def test_a_call_that_is_not_taken_is_a_communication_error() -> None:
     trusted = ScriptedTee()
 
-    def broken(cpu, regs):
+    def broken(cpu: GuestCpu, regs: tuple[int, ...]) -> tuple[int, ...]:
         if regs[0] == smc.OPTEE_SMC_CALL_WITH_REGD_ARG and trusted.commands.count(0) >= 3:
             return smc.OPTEE_SMC_RETURN_EBADADDR, 0, 0, 0
         return trusted(cpu, regs)
@@ -230,7 +231,7 @@ def test_more_callers_than_threads_all_get_their_turn(
 def test_a_lone_call_refused_for_want_of_threads_waits_for_ever() -> None:
     trusted = ScriptedTee(MODERN, threads=1)
 
-    def full(cpu, regs):
+    def full(cpu: GuestCpu, regs: tuple[int, ...]) -> tuple[int, ...]:
         if regs[0] == smc.OPTEE_SMC_CALL_WITH_REGD_ARG and trusted.commands.count(0) >= 3:
             return smc.OPTEE_SMC_RETURN_ETHREAD_LIMIT, 0, 0, 0
         return trusted(cpu, regs)

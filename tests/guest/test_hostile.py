@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -107,7 +108,7 @@ def test_messages_can_lie_about_their_parameters() -> None:
     assert image[28:32] == (200).to_bytes(4, "little")
 
 
-def attack(board, *programs, name: str = "attacker", pages: int = 256) -> int:
+def attack(board: Any, *programs, name: str = "attacker", pages: int = 256) -> int:
     spec = GuestSpec(name, programs, [RamExtent(RAM[0][0], pages)])
     created: int = board.create(spec)
     return created
@@ -192,7 +193,7 @@ def test_an_attacker_with_a_protocol() -> None:
 
 
 @STYLES
-def test_an_attacker_that_serves_no_rpc_ends_its_call(mediator) -> None:
+def test_an_attacker_that_serves_no_rpc_ends_its_call(mediator: Any) -> None:
     statuses: list[int] = []
     words = [int.from_bytes(Echo.uuid.bytes[n : n + 8], "little") for n in (0, 8)]
     opening = message(msg.OPTEE_MSG_CMD_OPEN_SESSION, [(0x101, *words, 0), (0x101, 0, 0, 0)])
@@ -216,7 +217,7 @@ def test_an_attacker_that_serves_no_rpc_ends_its_call(mediator) -> None:
 
 @pytest.mark.parametrize("name", LIES)
 @STYLES
-def test_a_driver_that_lies_harms_only_itself(name: str, mediator) -> None:
+def test_a_driver_that_lies_harms_only_itself(name: str, mediator: Any) -> None:
     async def lying(guest: Guest) -> None:
         guest.driver.alter_answer = LIES[name]
         client = guest.client()

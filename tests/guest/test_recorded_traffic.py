@@ -8,6 +8,8 @@ and buffer content, in the same order. The program below follows the markers of 
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -27,6 +29,9 @@ TRACE_6_1 = "linux61-params.jsonl.gz"
 TRACE_6_12 = "linux612-virtualization-guest1.jsonl.gz"
 CONCURRENT = "concurrent single-instance multi-session TA: 6 processes x 12 invokes of loop 300000"
 """Its order of calls is that of the real scheduler, so the comparison ends before it."""
+
+Main = Callable[[Guest], Awaitable[None]]
+Mains = Callable[[list[UUID]], list[Main]]
 
 PTA = "d96a5b40-c3e5-21e3-8794-1002a5d5c61b"
 
@@ -57,7 +62,7 @@ async def refused(guest: Guest, session: Session, command: int, *params, result:
     assert caught.value.result == result
 
 
-async def pseudo_ta(guest: Guest, uuid) -> None:
+async def pseudo_ta(guest: Guest, uuid: UUID) -> None:
     client = guest.client()
     session = await client.open_session(uuid)
     await session.invoke(0)
@@ -93,7 +98,7 @@ async def values(session: Session) -> None:
 async def temporary_buffers(guest: Guest, client: Client, session: Session) -> None:
     page = client.buffer(3 * 4096, offset=0)
 
-    def part(offset: int, size: int):
+    def part(offset: int, size: int) -> Buffer:
         return client_view(client, page, offset, size)
 
     await page.write(b"\x11" * 3 * 4096)
@@ -144,7 +149,7 @@ async def registered_memory(client: Client, session: Session) -> None:
     await full.release()
 
 
-async def user_ta(guest: Guest, uuid, missing) -> None:
+async def user_ta(guest: Guest, uuid: UUID, missing: UUID) -> None:
     client = guest.client()
     session = await client.open_session(uuid)
     await values(session)
@@ -174,7 +179,7 @@ async def user_ta(guest: Guest, uuid, missing) -> None:
     await session.close()
 
 
-async def cancellation(guest: Guest, uuid) -> None:
+async def cancellation(guest: Guest, uuid: UUID) -> None:
     client = guest.client()
     session = await client.open_session(uuid)
 
@@ -189,7 +194,13 @@ async def cancellation(guest: Guest, uuid) -> None:
 
 
 def run(
-    name: str, records, profile: Profile, image: bytes, mains, *, unload: bool = True
+    name: str,
+    records: list[Any],
+    profile: Profile,
+    image: bytes,
+    mains: Mains,
+    *,
+    unload: bool = True,
 ) -> tuple[Guest, RecordedTee]:
     trace_tee = RecordedTee(calls(records))
     opens = [r for r in records if str(r.get("name")).endswith("OPEN_SESSION") and r.get("msg")]
@@ -222,7 +233,7 @@ def run(
     return guest, trace_tee
 
 
-def assert_same(guest: Guest, trace_tee: RecordedTee, records) -> None:
+def assert_same(guest: Guest, trace_tee: RecordedTee, records: list[Any]) -> None:
     """All recorded calls were made, and nothing is left behind that the driver owns."""
     recorded = calls(records)
     names = [r["name"] for r in recorded]
@@ -235,7 +246,7 @@ def assert_same(guest: Guest, trace_tee: RecordedTee, records) -> None:
         assert not len(guest.driver.shms)
 
 
-def all_programs(uuids):
+def all_programs(uuids: list[UUID]) -> list[Main]:
     pta, echo, missing = uuids
     return [
         lambda guest: pseudo_ta(guest, pta),
@@ -247,7 +258,7 @@ def all_programs(uuids):
 def test_session_of_linux_6_12() -> None:
     records = between(load_trace(SESSION_TRACE), None, "module unloaded")
 
-    def mains(uuids):
+    def mains(uuids: list[UUID]) -> list[Main]:
         assert str(uuids[0]) == PTA
         return [lambda guest: pseudo_ta(guest, uuids[0])]
 
@@ -288,7 +299,9 @@ def test_a_second_probe(name: str, profile: Profile) -> None:
         ),
     ],
 )
-def test_the_comparison_notices_a_changed_recording(change, told: str) -> None:
+def test_the_comparison_notices_a_changed_recording(
+    change: Callable[[Any], object], told: str
+) -> None:
     records = between(load_trace(SESSION_TRACE), None, "driver probed")
     invoke = next(r for r in records if r["name"] == "CALL_WITH_REGD_ARG INVOKE_COMMAND")
     change(invoke)

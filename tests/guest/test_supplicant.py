@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -81,7 +82,7 @@ class Ree:
         return answer[5], self.get(answer[14])
 
 
-def run(invoke, guest: Guest | None = None, *mains) -> Guest:
+def run(invoke: Any, guest: Guest | None = None, *mains) -> Guest:
     """Run one invoke against a supplicant; the script's assertions are the test."""
     guest = guest or Guest(GuestSettings("g", RAM, 1, images={UUID_OF_TA: IMAGE}))
 

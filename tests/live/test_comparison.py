@@ -6,6 +6,7 @@ The real side is recorded (``tests/data/live``), so no emulator is needed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from specs.replay.reader import Trace, load_trace
 
 FOLDER = Path(__file__).parents[1] / "data" / "live"
 WORKLOADS = sorted(path.name for path in FOLDER.glob("*cpu.jsonl.gz"))
+EDGES = sorted(path.name for path in FOLDER.glob("*edges.jsonl.gz"))
 ONE = "linux612-rpcarg-1cpu.jsonl.gz"
 
 WITHOUT_DIFFERENCES = {"addresses", "left-over values"}
@@ -56,6 +58,19 @@ def test_every_difference_has_a_reason(name: str) -> None:
     assert comparison.paired >= 0.99 * comparison.real
     assert comparison.equal >= 0.97 * comparison.paired
     assert comparison.lines > 5000
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_every_difference_in_seldom_used_calls_has_a_reason(name: str) -> None:
+    comparison = compared(name)
+    assert comparison.findings == (), text(comparison)
+    assert comparison.real > 140
+    assert comparison.paired >= comparison.real - 5
+    assert comparison.equal >= 0.95 * comparison.paired
+
+
+def test_two_kernels_in_both_styles_are_compared() -> None:
+    assert (len(WORKLOADS), len(EDGES)) == (8, 4)
 
 
 def test_every_reason_is_used() -> None:
@@ -97,7 +112,9 @@ def test_the_other_profile_is_found_out() -> None:
         (lambda lines: lines[:-1], "nothing"),
     ],
 )
-def test_a_changed_operation_is_a_finding(change, told: str) -> None:
+def test_a_changed_operation_is_a_finding(
+    change: Callable[[list[str]], list[str]], told: str
+) -> None:
     real = Stream(recorded(ONE).events)
     ours = simulated(ONE)
     operations = list(ours.operations)

@@ -20,7 +20,7 @@ LARGEST = 100 << 10
 
 KERNELS = ("linux61", "linux612")
 STYLES = ("rpcarg", "classic")
-KINDS = ("1cpu", "2cpu", "values")
+KINDS = ("1cpu", "2cpu", "values", "edges")
 ALL = [f"{kernel}-{style}-{kind}" for kernel in KERNELS for style in STYLES for kind in KINDS]
 
 RNG = "TA ab7a617c-b8e7-4d8f-8301-d09b61036b64"
@@ -42,7 +42,7 @@ def test_the_mediator_is_transparent(name: str) -> None:
     trace = load_trace(path_of(name))
     result = replay_as_mediator(trace)
     assert result.differences == ()
-    assert result.transparent == result.events == len(trace.events) > 500
+    assert result.transparent == result.events == len(trace.events) > 400
     assert not result.findings
     assert not result.answered_by_mediator
     assert not result.blind
@@ -61,7 +61,7 @@ def test_the_secure_world_answers_the_same_again(name: str) -> None:
     assert result.equal + result.apart[RNG] == result.answers
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if not name.endswith("values")])
+@pytest.mark.parametrize("name", [name for name in ALL if name.endswith("cpu")])
 def test_the_secure_world_answers_the_same_until_a_buffer_is_cut(name: str) -> None:
     """Recordings have 256 octets of a buffer; the sum of a longer one cannot be repeated."""
     result = replay_as_secure_world(load_trace(path_of(name)))

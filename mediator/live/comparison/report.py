@@ -8,6 +8,7 @@ from typing import Final
 
 from mediator.guest.profile import LINUX_6_1, LINUX_6_12, Profile
 from mediator.live.comparison.compare import Comparison, Difference, compare
+from mediator.live.comparison.edges import is_edges
 from mediator.live.comparison.simulated import Simulation, simulate
 from mediator.live.comparison.stream import Stream
 from mediator.live.comparison.workload import STORAGE, Placement
@@ -50,7 +51,9 @@ def simulation_of(trace: Trace) -> Simulation:
         and low32(event.regs[0]) != 0
         for event in trace.events
     )
+    sizes = Stream(trace.events).facts.offsets
     return Simulation(
+        edges=is_edges(sizes),
         profile=profile_of(trace),
         classic=classic,
         vcpus=vcpus if isinstance(vcpus, int) else 1,

@@ -18,6 +18,7 @@ from mediator.guest.profile import Profile
 from mediator.hypervisor.core import MachineSettings
 from mediator.hypervisor.machine_events import TrapEnter, TrapExit
 from mediator.hypervisor.stage2 import OWN_RW
+from mediator.live.comparison.edges import Edges
 from mediator.live.comparison.workload import Placement, Workload
 from mediator.live.mailbox import KERNEL_RAM
 from mediator.optee.settings import OFFERED_CAPABILITIES, MediatorSettings
@@ -41,12 +42,14 @@ _OWNERS: Final = (0x32, 0xB2, 0xBF)
 
 @attrs.frozen(kw_only=True)
 class Simulation:
-    """What a recording is compared with. ``storage``: whether secure storage is tried."""
+    """What a recording is compared with. ``storage``: whether secure storage is tried.
+    ``edges``: the client of ``edges.c`` instead of the built-in one."""
 
     profile: Profile
     classic: bool = False
     vcpus: int = 1
     storage: bool = True
+    edges: bool = False
 
 
 class _Tap:
@@ -104,7 +107,10 @@ def simulate(what: Simulation, placement: Placement) -> tuple[Call | Return, ...
     tap.platform = platform
 
     async def main(guest: Guest) -> None:
-        await Workload(guest, placement, storage=what.storage).run()
+        if what.edges:
+            await Edges(guest, placement).run()
+        else:
+            await Workload(guest, placement, storage=what.storage).run()
 
     settings = GuestSettings(
         "simulated",
