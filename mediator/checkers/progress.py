@@ -132,7 +132,8 @@ class WakeUps:
     """I8: whoever waits for something that has happened runs again.
 
     Two kinds of waiting: a vCPU in WFI with an interrupt that it would take, and a TEE thread in
-    an RPC NOTIFICATION wait whose key was sent. A send before its wait counts for it. Nobody waits
+    an RPC NOTIFICATION wait whose key was sent, by RPC or as a notification value. A send before
+    its wait counts for it. The mediator may keep the wait (and the send) for the guest. Nobody waits
     in a guest that is not ``alive``: all of its vCPUs are off, and its calls are left behind.
     """
 
@@ -141,13 +142,16 @@ class WakeUps:
         asleep: Callable[[], Iterable[tuple[int, int]]],
         report: Report,
         alive: Callable[[int], bool] = lambda _: True,
+        guest_of: Callable[[int], int] = lambda client: client - 1,
     ) -> None:
         self._asleep = asleep
+        self._guest_of = guest_of
         self._alive = alive
         self._report = report
         self._written: dict[int, tuple[int, int]] = {}
         self._sent: Counter[tuple[int, int]] = Counter()
         self._waiting: dict[tuple[int, int], tuple[int, bool]] = {}
+        self._held: set[tuple[int, int]] = set()
 
     def handlers(self) -> Mapping[type, Handler]:
         """Requests as the guest sees them, and its answers."""
@@ -156,6 +160,10 @@ class WakeUps:
             host_events.PinnedWritten: self._wrote,
             events.RpcToGuest: self._rpc,
             events.RpcAnswered: self._answered,
+            events.WaitBegan: self._began,
+            events.WaitEnded: self._ended,
+            events.SendKept: self._kept,
+            tee_events.NotificationRaised: self._raised,
             events.GuestTornDown: self._gone,
         }
 
@@ -177,27 +185,59 @@ class WakeUps:
             return
         what, key = self._written.pop(guest)
         if what == optee_rpc.OPTEE_RPC_NOTIFICATION_WAIT:
-            due = self._sent[guest, key] > 0
-            if due:
-                self._sent[guest, key] -= 1
-            self._waiting[guest, thread] = (key, due)
-            return
+            self._waits(guest, thread, key)
+        elif not self._wakes(guest, key) and len(self._sent) < MAX_LINE:
+            self._sent[guest, key] += 1
+
+    def _waits(self, guest: int, thread: int, key: int) -> None:
+        due = self._sent[guest, key] > 0
+        if due:
+            self._sent[guest, key] -= 1
+        self._waiting[guest, thread] = (key, due)
+
+    def _wakes(self, guest: int, key: int) -> bool:
         for place, (wanted, due) in self._waiting.items():
             if place[0] == guest and wanted == key and not due:
                 self._waiting[place] = (key, True)
-                return
-        if len(self._sent) < MAX_LINE:
-            self._sent[guest, key] += 1
+                return True
+        return False
 
     def _answered(self, event: Event) -> None:
         guest, _, thread, _ = cast("events.RpcAnswered", event)
-        self._waiting.pop((guest, thread), None)
+        if (guest, thread) not in self._held:
+            self._waiting.pop((guest, thread), None)
+
+    def _began(self, event: Event) -> None:
+        guest, _, thread, key, held = cast("events.WaitBegan", event)
+        if held:
+            self._held.add((guest, thread))
+            self._waits(guest, thread, key)
+
+    def _ended(self, event: Event) -> None:
+        guest, _, thread, _ = cast("events.WaitEnded", event)
+        if (guest, thread) in self._held:
+            self._held.remove((guest, thread))
+            del self._waiting[guest, thread]
+
+    def _kept(self, event: Event) -> None:
+        guest, key = cast("events.SendKept", event)
+        self._once(guest, key)
+
+    def _raised(self, event: Event) -> None:
+        client, key = cast("tee_events.NotificationRaised", event)
+        self._once(self._guest_of(client), key)
+
+    def _once(self, guest: int, key: int) -> None:
+        """A send into a bitmap: the second before its wait is none."""
+        if not self._wakes(guest, key) and len(self._sent) < MAX_LINE:
+            self._sent[guest, key] = 1
 
     def _gone(self, event: Event) -> None:
         guest = cast("events.GuestTornDown", event).guest
         self._written.pop(guest, None)
         for place in [place for place in self._waiting if place[0] == guest]:
             del self._waiting[place]
+            self._held.discard(place)
         for sent in [sent for sent in self._sent if sent[0] == guest]:
             del self._sent[sent]
 

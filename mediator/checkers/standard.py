@@ -60,5 +60,5 @@ def standard_watch(
         Bounded(mediator.settings.limits, lambda: mediator.threads or DEFAULT_THREADS, watch.report)
     )
     watch.add(Progress(watch.report))
-    watch.add(WakeUps(asleep, watch.report, alive))
+    watch.add(WakeUps(asleep, watch.report, alive, lambda client: client - base))
     return watch

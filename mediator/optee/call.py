@@ -465,7 +465,7 @@ async def return_from_rpc(
             if call.wait_key >= 0:
                 call.vcpu = vcpu
                 if not call.held:
-                    notify.answered(core, guest, call)
+                    core.end_wait(guest, call)
             # The thread stays suspended, and its id taken, until the TEE is entered: the guest may
             # be needed once more before that.
             call.leaving = True

@@ -96,6 +96,14 @@ class Core:
         else:
             self.listening.pop(guest.id, None)
 
+    def end_wait(self, guest: Guest, call: Call) -> None:
+        """The thread of ``call`` waits no more."""
+        key = call.wait_key
+        guest.end_wait(call)
+        self.listens(guest)
+        if self.sink is not None:
+            self.sink(events.WaitEnded(guest.id, call.serial, call.thread, key))
+
     # --- shadow pages -----------------------------------------------------------------------
 
     async def take_page(self, sys: Syscalls) -> Shadow | None:
@@ -190,8 +198,7 @@ class Core:
         """Give back what a call holds for itself. Its buffers are decided by its command."""
         guest.live_calls.pop(call.serial, None)
         if call.wait_key >= 0:
-            guest.end_wait(call)
-            self.listens(guest)
+            self.end_wait(guest, call)
         shadow, alloc_list, carrier = call.shadow, call.alloc_list, call.carrier
         call.shadow = call.alloc_list = call.carrier = None
         if shadow is not None:

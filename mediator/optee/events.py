@@ -108,6 +108,13 @@ class WaitEnded(NamedTuple):
     key: int
 
 
+class SendKept(NamedTuple):
+    """The TEE sent ``key`` to a wait of the same guest that the mediator keeps, or will keep."""
+
+    guest: int
+    key: int
+
+
 class NotificationsTaken(NamedTuple):
     """The TEE told these notification values of ``guest``: a bitmap."""
 

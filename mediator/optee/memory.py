@@ -91,7 +91,7 @@ async def walk(core: Core, sys: Syscalls, guest: Guest, buffer: Buffer) -> int:
             first = buffer.next_ipa + (buffer.read << PAGE_SHIFT)
             if first + (step << PAGE_SHIFT) > 1 << 64:
                 return tee.TEE_ERROR_BAD_PARAMETERS
-            words = in_a_row(first, step)
+            words = _in_a_row(first, step)
         else:
             chain = await sys.read_page_list(guest.id, buffer.next_ipa, step)
             if chain is None:
@@ -137,7 +137,7 @@ async def _pin(core: Core, sys: Syscalls, guest: Guest, buffer: Buffer, words: b
     return DONE
 
 
-def in_a_row(first: int, count: int) -> bytes:
+def _in_a_row(first: int, count: int) -> bytes:
     """The entries of ``count`` pages that follow each other from address ``first`` on."""
     if count <= SMALL_LIST:
         pages = range(first, first + (count << PAGE_SHIFT), PAGE_SIZE)

@@ -190,12 +190,19 @@ async def request(
                 return PASS
             # The wait that comes later is the mediator's, and so is the memory of the send.
             guest.pending |= 1 << key
+            _send_kept(core, guest, key)
             return tee.TEE_SUCCESS
         for waiter in waiters.values():
             if waiter.held:
                 await _wake(core, sys, guest, key)
+                _send_kept(core, guest, key)
                 return tee.TEE_SUCCESS
     return PASS
+
+
+def _send_kept(core: Core, guest: Guest, key: int) -> None:
+    if core.sink is not None:
+        core.sink(events.SendKept(guest.id, key))
 
 
 async def _wait(
@@ -204,6 +211,9 @@ async def _wait(
     held = guest.holds and key <= guest.highest
     if held and guest.pending >> key & 1:
         guest.pending ^= 1 << key
+        if core.sink is not None:
+            core.sink(events.WaitBegan(guest.id, call.serial, call.thread, key, int(held)))
+            core.sink(events.WaitEnded(guest.id, call.serial, call.thread, key))
         return tee.TEE_SUCCESS
     now = await sys.now()
     guest.begin_wait(call, key, now, now + timeout_ms * NS_PER_MS if timeout_ms else 0, held=held)
@@ -238,17 +248,8 @@ async def still_waiting(core: Core, sys: Syscalls, guest: Guest, call: Call) -> 
 
 
 def _ended(core: Core, guest: Guest, call: Call, result: int) -> int:
-    answered(core, guest, call)
+    core.end_wait(guest, call)
     return result
-
-
-def answered(core: Core, guest: Guest, call: Call) -> None:
-    """A wait is over, kept by the mediator or by the guest."""
-    key = call.wait_key
-    guest.end_wait(call)
-    core.listens(guest)
-    if core.sink is not None:
-        core.sink(events.WaitEnded(guest.id, call.serial, call.thread, key))
 
 
 async def _rest(sys: Syscalls, guest: Guest, call: Call, now: int) -> None:
@@ -258,6 +259,9 @@ async def _rest(sys: Syscalls, guest: Guest, call: Call, now: int) -> None:
     if call.wait_deadline:
         until = min(until, call.wait_deadline)
     await sys.park_vcpu(guest.id, call.vcpu, until)
+    if call.woken:
+        # Between the look and the rest: whoever woke it found nobody resting.
+        await sys.wake_vcpu(guest.id, call.vcpu)
 
 
 async def _wake(core: Core, sys: Syscalls, guest: Guest, key: int) -> bool:

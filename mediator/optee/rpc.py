@@ -247,7 +247,7 @@ async def _forget_answer(core: Core, sys: Syscalls, guest: Guest, call: Call) ->
     """There is nothing to answer in: what the answer had begun is over."""
     call.own_free = False
     if call.wait_key >= 0:
-        notify.answered(core, guest, call)
+        core.end_wait(guest, call)
     walk, call.walk = call.walk, None
     if walk is not None:
         await core.release_buffer(sys, guest, walk, call)

@@ -85,6 +85,11 @@ class Actor:
 
     def _boot(self, platform: Platform) -> Guest:
         plan = self.plan
+        unknown = 0
+        if plan.style == model.CLASSIC:
+            unknown |= smc.OPTEE_SMC_SEC_CAP_RPC_ARG
+        if not plan.notifications:
+            unknown |= smc.OPTEE_SMC_SEC_CAP_ASYNC_NOTIF
         settings = GuestSettings(
             plan.name,
             plan.ram,
@@ -94,9 +99,7 @@ class Actor:
                 profile=_PROFILES[plan.kernel],
                 hvc=plan.hvc,
                 migrate_every=plan.migrate_every,
-                unknown_capabilities=smc.OPTEE_SMC_SEC_CAP_RPC_ARG
-                if plan.style == model.CLASSIC
-                else 0,
+                unknown_capabilities=unknown,
             ),
             images=platform.secure_world.registry.images(),
             supplicant=plan.supplicant,

@@ -186,6 +186,12 @@ GUEST: Final = (
     ),
     Field("supplicant", Kind.FLAG, "it runs tee-supplicant", True),
     Field(
+        "notifications",
+        Kind.FLAG,
+        "its driver knows asynchronous notifications (Linux since 5.16) and enables them",
+        True,
+    ),
+    Field(
         "migrate-every",
         Kind.INTEGER,
         "every so many RPCs are answered from another vCPU; 0: never on purpose",

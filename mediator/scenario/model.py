@@ -78,6 +78,7 @@ class GuestPlan:
     hvc: bool = False
     style: str = RPC_ARG
     supplicant: bool = True
+    notifications: bool = True
     migrate_every: int = 0
     lies: tuple[str, ...] = ()
     lie_every: int = 5

@@ -205,6 +205,7 @@ _ONLY_FOR: Final = {
     "lie-every": (model.LINUX_6_1, model.LINUX_6_12),
     "supplicant": (model.LINUX_6_1, model.LINUX_6_12),
     "migrate-every": (model.LINUX_6_1, model.LINUX_6_12),
+    "notifications": (model.LINUX_6_1, model.LINUX_6_12),
     "call-style": (model.LINUX_6_1, model.LINUX_6_12),
     "conduit": (model.LINUX_6_1, model.LINUX_6_12, model.REPLAY),
 }
@@ -230,6 +231,7 @@ def _guest(table: Table) -> GuestPlan:
         hvc=values["conduit"] == "hvc",
         style=str(values["call-style"]),
         supplicant=bool(values["supplicant"]),
+        notifications=bool(values["notifications"]),
         migrate_every=_int(values["migrate-every"]),
         lies=lies,
         lie_every=_int(values["lie-every"]),

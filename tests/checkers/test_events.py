@@ -20,6 +20,7 @@ from mediator.optee import events
 from mediator.optee.mediator import GuestInfo
 from mediator.optee.settings import Limits
 from secure_world import events as tee
+from secure_world import events as tee_events
 from smccc.constants import optee_rpc
 from smccc.constants import optee_smc as smc
 
@@ -451,6 +452,18 @@ def answered(thread: int) -> list[Event]:
     return [events.RpcAnswered(GUEST, thread, thread, 0)]
 
 
+def held(key: int, thread: int) -> list[Event]:
+    return [events.WaitBegan(GUEST, thread, thread, key, 1)]
+
+
+def ended(key: int, thread: int) -> list[Event]:
+    return [events.WaitEnded(GUEST, thread, thread, key)]
+
+
+def raised(value: int) -> list[Event]:
+    return [tee_events.NotificationRaised(GUEST + 1, value)]
+
+
 class TestWakeUps:
     @pytest.mark.parametrize(
         ("steps", "waits"),
@@ -465,6 +478,17 @@ class TestWakeUps:
             ([wait(5, 1), wait(6, 2), send(6), answered(2)], False),
             ([send(5), wait(5, 1), answered(1), wait(5, 1)], False),
             ([wait(5, 1), send(5), [events.GuestTornDown(GUEST, 0)]], False),
+            ([held(5, 1)], False),
+            ([held(5, 1), [events.SendKept(GUEST, 5)]], True),
+            ([held(5, 1), [events.SendKept(GUEST, 5)], answered(1)], True),
+            ([held(5, 1), [events.SendKept(GUEST, 5)], ended(5, 1)], False),
+            ([[events.SendKept(GUEST, 5)], held(5, 1)], True),
+            ([[events.SendKept(GUEST, 5)] * 2, held(5, 1), ended(5, 1), held(5, 1)], False),
+            ([held(5, 1), raised(5)], True),
+            ([held(5, 1), raised(6)], False),
+            ([wait(5, 1), raised(5)], True),
+            ([wait(5, 1), raised(5), answered(1)], False),
+            ([held(5, 1), raised(5), [events.GuestTornDown(GUEST, 0)]], False),
         ],
     )
     def test_waits_and_sends(self, watch: Watch, steps: list[list[Event]], waits: bool) -> None:

@@ -32,7 +32,7 @@ FIRES = [
     ("I7", "resume.requests-for-ever", worlds.request_that_cannot_be_written),
     ("I8", "vcpu.pending-without-a-wake", worlds.sleepers),
     ("I8", "vcpu.sleeps-without-a-look", worlds.sleepers),
-    ("I8", "guest.send-before-wait-lost", worlds.honest),
+    ("I8", "guest.send-before-wait-lost", worlds.contended),
 ]
 """Invariant, the mutant that breaks it, and a run in which that shows."""
 

@@ -17,9 +17,11 @@ from mediator.hypervisor.stage2 import OWN_RO
 from mediator.optee.settings import Limits, MediatorSettings
 from mediator.scenario.platform import Platform, PlatformSettings
 from secure_world.apps.basic import Locker
+from secure_world.settings import SecureWorldSettings
 from smccc.constants import optee_msg as msg
 from smccc.constants import optee_smc as smc
 from tests.platform.workload import CLASSIC, platform
+from tests.platform.workload import lock as take_lock
 
 RAM = 0x4000_0000
 PAGES = 1024
@@ -50,6 +52,17 @@ def _run(made: Platform) -> None:
 def honest(seed: int) -> Platform:
     """Two guests with drivers that do a bit of everything, in the style of today."""
     made = platform(seed, Mode.INTERLEAVE)
+    _run(made)
+    return made
+
+
+def contended(seed: int) -> Platform:
+    """Programs that want one lock: each unlock races with the wait that it ends.
+
+    Who holds it is sent out at each checkpoint, so that there is much to race with.
+    """
+    often = SecureWorldSettings(checkpoints_per_entry=1)
+    made = platform(seed, Mode.INTERLEAVE, guests=1, mains=(take_lock,) * 3, secure_world=often)
     _run(made)
     return made
 

@@ -17,6 +17,7 @@ from mediator.optee.settings import MediatorSettings
 from mediator.scenario.platform import Platform, PlatformSettings
 from secure_world.apps.basic import Arithmetic, Clock, Locker, MemoryReferences
 from secure_world.apps.echo import ECHO, Echo
+from secure_world.settings import SecureWorldSettings
 from smccc.constants import optee_smc as smc
 
 RAM = ((0x4000_0000, 4096), (0x8000_0000, 4096))
@@ -80,7 +81,12 @@ MAINS: tuple[Main, ...] = (arithmetic, echo, memory, lock, lock, clock, missing)
 
 
 def platform(
-    seed: int, mode: Mode, settings: MediatorSettings | None = None, guests: int = 2
+    seed: int,
+    mode: Mode,
+    settings: MediatorSettings | None = None,
+    guests: int = 2,
+    mains: tuple[Main, ...] = MAINS,
+    secure_world: SecureWorldSettings | None = None,
 ) -> Platform:
     """A platform whose guests run everything at once, under the watch of all checkers."""
     made = Platform(
@@ -88,6 +94,7 @@ def platform(
             seed=seed,
             machine=MachineSettings(mode=mode, pcpus=2),
             mediator=settings or MediatorSettings(),
+            secure_world=secure_world or SecureWorldSettings(),
         )
     )
     for index in range(guests):
@@ -100,6 +107,6 @@ def platform(
                 seed=seed + index,
                 driver=DriverSettings(profile=profile),
             ),
-            *MAINS,
+            *mains,
         )
     return made

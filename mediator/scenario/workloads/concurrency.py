@@ -25,13 +25,15 @@ async def contention(task: Task) -> None:
     passed since the first of them asked.
     """
     kernel, shared = task.guest.kernel, task.shared
-    lock = task.integer("lock")
+    lock, everywhere = task.integer("lock"), task.flag("shared")
     first, held = f"lock {lock} first wanted", f"lock {lock} held for"
+    plain = Locker.HOLD_SHARED if everywhere else Locker.HOLD
+    sleeping = Locker.HOLD_SHARED_ASLEEP if everywhere else Locker.HOLD_ASLEEP
     async with task.client.open_session(Locker.uuid) as session:
 
         async def body(number: int) -> None:
             asleep = number % 2 and task.integer("sleep") >= NS_PER_MS
-            command = Locker.HOLD_ASLEEP if asleep else Locker.HOLD
+            command = sleeping if asleep else plain
             amount = task.integer("sleep") // NS_PER_MS if asleep else task.integer("steps")
             shared.setdefault(first, kernel.cpu.now())
             await session.invoke(command, Value(amount, lock, INPUT))
@@ -117,6 +119,12 @@ KINDS: Final = (
         contention,
         (
             Field("lock", Kind.INTEGER, "which lock", 0, high=Locker.LOCKS - 1),
+            Field(
+                "shared",
+                Kind.FLAG,
+                "it is one for all guests: they wait for each other inside the TEE",
+                False,
+            ),
             Field("steps", Kind.INTEGER, "checkpoints that it is held for", 20, high=100_000),
             Field(
                 "sleep",

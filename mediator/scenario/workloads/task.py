@@ -128,6 +128,10 @@ class Task:
         """A parameter of the workload that is a number."""
         return int(self.plan.values[name])
 
+    def flag(self, name: str) -> bool:
+        """A parameter of the workload that is true or false."""
+        return bool(self.plan.values[name])
+
     def value(self, name: str) -> ParamValue:
         """A parameter of the workload."""
         return self.plan.values[name]
