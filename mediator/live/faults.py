@@ -244,6 +244,6 @@ def verdict(result: GuestResult, saboteur: Saboteur) -> str:
         return BROKE
     if any(fault.kind == KILL for fault in saboteur.done):
         return KILLED
-    if not any(check.name == "end" for check in result.checks):
-        return HUNG
-    return SURVIVED if saboteur.done else MISSED
+    if not saboteur.done:
+        return MISSED
+    return SURVIVED if result.finished else HUNG

@@ -34,10 +34,13 @@ class Console:
         self.lines: list[str] = []
         self.alarms: list[str] = []
         """Lines that say that the kernel is broken."""
+        self.received = 0
+        """Octets so far."""
         self._rest = b""
 
     def take(self, data: bytes) -> list[str]:
         """Add octets; the lines that are complete now."""
+        self.received += len(data)
         *whole, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > MAX_LINE:
             whole.append(self._rest)

@@ -64,6 +64,11 @@ class GuestResult:
     alarms: tuple[str, ...]
     problems: tuple[str, ...]
 
+    @property
+    def finished(self) -> bool:
+        """Whether it got to the end of its workload."""
+        return any(check.name == "end" for check in self.checks)
+
 
 @attrs.frozen(kw_only=True)
 class Result:

@@ -42,7 +42,8 @@ kernel does not try all of its ciphers, which takes a sixth of its start."""
 @attrs.frozen(kw_only=True)
 class RunSettings:
     """A run. ``arguments``: more words for the kernel's command line. ``kernel``: an Image instead of
-    the bundle's, whose modules must fit it. ``trace``: a file for Perfetto."""
+    the bundle's, whose modules must fit it. ``trace``: a file for Perfetto.
+    ``quiet``: end a guest that has made a call, and then neither called nor printed for so many seconds."""
 
     guests: int = 1
     board: BoardSettings = attrs.field(factory=BoardSettings)
@@ -54,6 +55,7 @@ class RunSettings:
     shell: bool = False
     files: Mapping[str, tuple[bytes, int]] = attrs.field(factory=dict, repr=False)
     seconds: float = DEFAULT_SECONDS
+    quiet: float | None = None
     record: Path | None = None
     trace: Path | None = None
     kernel: bytes | None = attrs.field(default=None, repr=False)
@@ -121,6 +123,8 @@ class Run:
         self._began = time.monotonic()
         self._used = _processor()
         self._ended: dict[int, float] = {}
+        self._signs: dict[int, tuple[tuple[int, int], float]] = {}
+        """By guest: how many calls and lines there have been, and since when that is so."""
 
     def _inject(self, ident: int, intid: int) -> None:
         late = 0 if self.saboteur is None else self.saboteur.interrupt(ident)
@@ -174,7 +178,9 @@ class Run:
 
         def over() -> bool:
             for guest in self.service.guests:
-                if guest.ended is not None and guest.ident not in self._ended:
+                if guest.ended is None:
+                    self._listen(guest)
+                elif guest.ident not in self._ended:
                     self._ended[guest.ident] = time.monotonic()
             return until() if until is not None else not self.service.running()
 
@@ -182,6 +188,14 @@ class Run:
             return self.service.run(over, PATIENCE)
         left = self.settings.seconds - (time.monotonic() - self._began)
         return self.service.run(over, max(left, 0.0))
+
+    def _listen(self, guest: LiveGuest) -> None:
+        quiet, now = self.settings.quiet, time.monotonic()
+        signs = guest.served, guest.console.received
+        if quiet is None or guest.served == 0 or self._signs.get(guest.ident, (None,))[0] != signs:
+            self._signs[guest.ident] = signs, now
+        elif now - self._signs[guest.ident][1] > quiet:
+            self.service.stop(guest, f"no sign of life for {quiet:g} s")
 
     def result(self, *, finished: bool = True) -> result.Result:
         """End what still runs, and judge. ``finished``: guests were to end by themselves."""

@@ -171,6 +171,7 @@ def result(*names: str, alarms: tuple[str, ...] = ()) -> GuestResult:
 def test_verdicts() -> None:
     lied = Saboteur((PlannedFault("busy", 1),))
     assert verdict(result("end"), lied) == MISSED
+    assert verdict(result("boot"), lied) == MISSED
     strike(lied, Calls())
     assert verdict(result("end"), lied) == SURVIVED
     assert verdict(result("boot"), lied) == HUNG
@@ -178,6 +179,19 @@ def test_verdicts() -> None:
     killer = Saboteur((PlannedFault("kill", 1),))
     strike(killer, Calls())
     assert verdict(result("boot"), killer) == KILLED
+
+
+@pytest.mark.timeout(60)
+def test_a_driver_that_waits_for_ever_is_noticed(files: Bundle, cache: Path) -> None:
+    """Told that there is no thread while it has no other call, this driver waits for one of its own."""
+    settings = run.RunSettings(
+        steps=(PROBE, RNG, UNLOAD), faults=(PlannedFault("thread-limit", 9),), quiet=5.0
+    )
+    outcome = run.execute(files, settings, cache=cache)
+    assert outcome.verdict == HUNG
+    assert outcome.guests[0].ended == "no sign of life for 5 s"
+    assert outcome.violations == ()
+    assert outcome.pins == 0
 
 
 @pytest.mark.timeout(60)

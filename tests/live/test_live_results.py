@@ -27,6 +27,9 @@ def validator(name: str) -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(schema)
 
 
+END = Check(name="end", state="ok", microseconds=1, detail="")
+
+
 def guest(name: str, *failed: str, problems: tuple[str, ...] = ()) -> GuestResult:
     return GuestResult(
         name=name,
@@ -100,8 +103,9 @@ def test_a_sweep_goes_on_until_a_call_is_never_made(
         bad = guest(
             "guest2", problems=("hwrng: failed",) if fault == PlannedFault("busy", 2) else ()
         )
+        victim = guest("guest1", "probe")
         return result(
-            guest("guest1", "probe"),
+            attrs.evolve(victim, checks=(*victim.checks, END)),
             bad,
             verdict=MISSED if missed else SURVIVED,
             faults=(str(fault),),
