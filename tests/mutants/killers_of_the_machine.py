@@ -9,7 +9,9 @@ from mediator.hypervisor.scheduler import Mode
 from tests.guest import test_kernel as kernel
 from tests.guest import test_waiting as waiting
 from tests.hypervisor_machine import test_end_of_guest as end
+from tests.hypervisor_machine import test_function_ids as ids
 from tests.hypervisor_machine import test_life as life
+from tests.hypervisor_machine import test_psci as psci
 from tests.hypervisor_machine import test_traps as traps
 from tests.hypervisor_machine import test_vgic as vgic
 from tests.hypervisor_machine import test_wake_ups as wakes
@@ -71,6 +73,16 @@ HOST: dict[str, Killer] = {
     "host.addresses-of-48-bits": by(counts.test_an_address_far_outside_is_no_alias_of_ram, 1 << 48),
     "host.low-bits-kept": by(counts.test_pins_are_of_whole_pages_whatever_the_low_bits, 1, 1),
     "host.minus-one-of-32-bits": by(traps.test_psci_numbers_that_nobody_serves_are_unknown),
+    "host.reserved-bits-ignored": by(
+        ids.test_reserved_bits_of_a_fast_call_make_it_nobodys, ids.SERVED, 1 << 17
+    ),
+    "host.hint-is-a-function": by(
+        ids.test_the_sve_hint_is_ignored_from_1_3_on_and_part_of_the_id_before, 0x10003, ids.SERVED
+    ),
+    "host.wide-answers-to-a-32-bit-guest": by(
+        psci.test_an_error_is_a_signed_word_of_the_callers_width, 32
+    ),
+    "host.wide-arguments-of-a-32-bit-call": by(psci.test_the_32_bit_convention_passes_words),
     "bus.unpinned-is-allowed": by(bus.test_the_permission_ends_with_the_last_pin),
     "host.freed-before-the-tee": by(end.test_memory_outlives_what_the_tee_holds, Mode.DIRECT, 0),
     "host.id-reused-early": by(

@@ -200,6 +200,56 @@ STAGE2 = (
         ),
     ),
     Mutant(
+        id="host.reserved-bits-ignored",
+        story="Looks at owner and number of a fast call only: an id of a later version of the"
+        " convention is taken for one of today.",
+        bug_class=8,
+        breaks=("smccc.reserved-bits",),
+        plant=edits(
+            (
+                "mediator.hypervisor.traps:Dispatcher.route",
+                "if function & _FAST_RESERVED and function & _FAST_BIT:",
+                "if False:",
+            )
+        ),
+    ),
+    Mutant(
+        id="host.hint-is-a-function",
+        story="Announces SMCCC 1.3 and takes the hint of a caller without SVE state for a part of"
+        " the number: every call of such a kernel is unknown.",
+        bug_class=8,
+        breaks=("smccc.sve-hint",),
+        plant=edits(
+            (
+                "mediator.hypervisor.traps:Dispatcher.normalise",
+                "regs[0] & ~_SVE_HINT",
+                "regs[0]",
+            )
+        ),
+    ),
+    Mutant(
+        id="host.wide-answers-to-a-32-bit-guest",
+        story="Hands the 64-bit -1 to a 32-bit guest: on hardware nobody sees the upper half, in a"
+        " model every comparison fails.",
+        bug_class=8,
+        breaks=("smccc.aarch32-words",),
+        plant=edits(
+            (
+                "mediator.hypervisor.vcpu:Vcpu._trap",
+                "low_words(answer) if aarch32 else answer",
+                "answer",
+            )
+        ),
+    ),
+    Mutant(
+        id="host.wide-arguments-of-a-32-bit-call",
+        story="Takes the whole registers for the arguments of a PSCI call of the 32-bit convention:"
+        " a started vCPU begins at an address with rubbish above.",
+        bug_class=8,
+        breaks=("smccc.psci-range",),
+        plant=edits(("mediator.hypervisor.psci:arguments", "if regs[0] & _SMC64:", "if True:")),
+    ),
+    Mutant(
         id="bus.unpinned-is-allowed",
         story="Lets the secure world touch any page of the right guest, pinned or not: a breach of"
         " the mediator is never seen.",
