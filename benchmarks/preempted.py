@@ -13,7 +13,7 @@ turns in being first.
 
     python benchmarks/preempted.py [--json] [--rounds N]
 
-Exit code 1 if the ratio is above its target. There is no slack: this one is measured well below it.
+Exit code 1 if the ratio is above its target times 1.15.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from mediator.optee.settings import Limits, MediatorSettings
 
 ROUNDS = 25
 TARGET = 1.5
+SLACK = 1.15
+"""The gate fails at the target times this, against noise; the report shows the target itself."""
 
 STEP = PAGE_LIST_ENTRIES
 STOPS = -(-ENTRIES // STEP) - 1
@@ -89,21 +91,31 @@ def measure(rounds: int) -> dict[str, object]:
         "whole_milliseconds": round(base * 1e3, 3),
         "preempted_milliseconds": round(stopped * 1e3, 3),
         "microseconds_per_stop": round((stopped - base) / STOPS * 1e6, 2),
-        "ratio": round(ratio, 3),
-        "target": TARGET,
-        "passed": ratio <= TARGET,
+        "gates": [
+            {
+                "name": "preempted every 511 pages to one go",
+                "ratio": round(ratio, 3),
+                "target": TARGET,
+                "target_met": ratio <= TARGET,
+                "passed": ratio <= TARGET * SLACK,
+            }
+        ],
+        "passed": ratio <= TARGET * SLACK,
     }
 
 
 def table(found: dict[str, object]) -> str:
     """The report for people."""
-    verdict = "" if found["passed"] else "  BREACH"
+    gates = found["gates"]
+    assert isinstance(gates, list)
+    (gate,) = gates
+    note = "" if gate["target_met"] else "  (above the target, within the slack)"
+    verdict = note if gate["passed"] else "  BREACH"
     return (
         f"{found['entries']} pages registered in one go: {found['whole_milliseconds']} ms\n"
         f"stopped {found['stops']} times, after every {found['step']} pages: "
-        f"{found['preempted_milliseconds']} ms\n"
-        f"  ratio {found['ratio']}  <= {found['target']}{verdict}"
-        f"   ({found['microseconds_per_stop']} us per stop)"
+        f"{found['preempted_milliseconds']} ms, {found['microseconds_per_stop']} us more per stop\n"
+        f"  {gate['name']:<44}{gate['ratio']:>8.2f}  <= {gate['target']}{verdict}"
     )
 
 

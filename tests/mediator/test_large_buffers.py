@@ -292,6 +292,21 @@ def test_a_host_that_always_asks_gets_a_stop_after_every_step(way: str) -> None:
     assert walk.outcome() == undisturbed(way, walk.pages)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_the_mediator_may_be_another_one_at_every_step(way: str) -> None:
+    """Entries that are read and not pinned yet are part of a snapshot."""
+    for pins in (511, 8176):
+        rig = rig_of(511, pins)
+        rig.host.always_preempt = True
+        walk = Walk(rig, way, [BUFFER + index * PAGE_SIZE for index in range(1534)])
+        walk.begin()
+        while walk.stopped:
+            swap(rig)
+            walk.go_on()
+        assert walk.stops == 3
+        assert walk.outcome() == undisturbed(way, walk.pages)
+
+
 def test_pins_follow_in_batches() -> None:
     """No page waits longer than for the end of its batch, and none for ever."""
     rig = rig_of(511, 1022)

@@ -9,6 +9,7 @@ from tests.mediator import test_buffers as buffers
 from tests.mediator import test_calls_with_rpc_arg as slots
 from tests.mediator import test_failures as failures
 from tests.mediator import test_holds as holds
+from tests.mediator import test_large_buffers as large
 from tests.mediator import test_lists as lists
 from tests.mediator import test_nested as nested
 from tests.mediator import test_offers as offers
@@ -217,6 +218,8 @@ BUFFERS: dict[str, Killer] = {
     "walk.never-asks": by(lists.test_preempted_at_every_edge),
     "walk.preempted-is-refused": by(lists.test_preempted_at_every_edge),
     "walk.thread-of-any-guest": by(threads.test_a_call_that_was_stopped_here_is_nobody_elses),
+    "walk.resumed-twice": by(large.test_a_stopped_walk_cannot_be_entered_twice),
+    "walk.batch-pinned-again": by(large.test_pins_follow_in_batches),
 }
 
 ROUNDS: dict[str, Killer] = {

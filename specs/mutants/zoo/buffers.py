@@ -400,6 +400,28 @@ WALKS = (
             )
         ),
     ),
+    Mutant(
+        id="walk.resumed-twice",
+        story="Leaves a stopped walk open to others while it goes on: two processors answer one"
+        " interrupt, and both read on and pin.",
+        bug_class=12,
+        breaks=("progress.own-threads", "I4"),
+        plant=edits(("mediator.optee.call:_resume_own", "call.leaving = True", "pass")),
+    ),
+    Mutant(
+        id="walk.batch-pinned-again",
+        story="Pins what was read in a batch and keeps it for the next one too: pages are pinned"
+        " twice, and the TEE's list holds them twice.",
+        bug_class=19,
+        breaks=("list.shadow", "progress.own-threads", "I2"),
+        plant=edits(
+            (
+                _WALK,
+                "words, buffer.waiting = (bytes(buffer.waiting), bytearray())",
+                "words = bytes(buffer.waiting)",
+            )
+        ),
+    ),
 )
 
 MUTANTS = (*SIZES, *NAMES, *LIMITS, *LISTS, *WALKS)
