@@ -16,6 +16,7 @@ from rich.table import Table
 
 from mediator.command.live_options import (
     MAX_GUESTS,
+    PATIENCE,
     PROBLEMS,
     cache_option,
     fail,
@@ -51,7 +52,7 @@ Examples:
   optee-mediator live --initrd-add ./xtest:/bin/xtest --run 'xtest 1001'
   optee-mediator live --run 'dmesg | grep optee' --show-console
   optee-mediator live --console
-  optee-mediator live --fault no-pin@60 --seconds 20
+  optee-mediator live --fault no-pin@60
   optee-mediator live sweep kill --guests 2    a fault at each call in turn
 
 \b
@@ -208,6 +209,7 @@ def live(
             commands=commands,
             files=dict(map(_addition, additions)),
             seconds=seconds,
+            quiet=PATIENCE if faults else None,
             shell=console,
             record=record,
             trace=trace,

@@ -23,6 +23,9 @@ from smccc.constants import optee_smc as smc
 MAX_GUESTS: Final = 16
 """Guests of one run: each takes a processor while it works, and 100 MB."""
 DEFAULT_BUNDLE: Final = "default"
+PATIENCE: Final = 20.0
+"""Seconds without a call and a word after which a driver waits for ever. Its workload's longest pause is a
+tenth of a second on an idle machine."""
 
 
 def cache_option(function: click.decorators.FC) -> click.decorators.FC:

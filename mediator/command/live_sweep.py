@@ -12,6 +12,7 @@ import click
 
 from mediator.command.live_options import (
     MAX_GUESTS,
+    PATIENCE,
     PROBLEMS,
     cache_option,
     fail,
@@ -29,9 +30,6 @@ from mediator.live.qemu import BoardSettings
 from mediator.live.sweep import Attempt, sweep
 from secure_world.settings import SecureWorldSettings
 
-PATIENCE = 20.0
-"""Seconds without a call and a word after which a driver waits for ever. Its workload's longest pause is a
-tenth of a second on an idle machine."""
 LONGEST = 15
 """So many times that may an attempt take in all: a busy machine boots slowly."""
 

@@ -21,12 +21,13 @@ from examples.live_greeting import CLIENT, Greeter
 from mediator.command import main
 from mediator.live import client, run
 from mediator.live.bundle import Bundle
+from mediator.live.faults import LATE, PlannedFault
 from mediator.live.guest import LiveGuest
 from mediator.live.image import HVC, NOTIFICATION_INTID, SMC
 from mediator.live.initramfs import PROBE, RNG, UNLOAD
 from mediator.live.platform import LiveError
 from mediator.live.qemu import POLLING, SEMIHOSTING, UART, BoardSettings
-from mediator.live.result import OK
+from mediator.live.result import OK, SURVIVED
 from mediator.live.service import our_processes
 from mediator.live.terminal import interact
 from mediator.live.trial import Trial
@@ -135,6 +136,25 @@ def test_an_interrupt_reaches_the_guest(files: Bundle) -> None:
     assert outcome.good, outcome
     assert guest.interrupts == 1
     assert guest.served > before
+
+
+def test_an_interrupt_is_lost_and_the_next_is_late(files: Bundle) -> None:
+    command = "while ! grep -q ' 1 .*optee' /proc/interrupts; do sleep 0.1; done"
+    faults = (PlannedFault("drop-interrupt", 1), PlannedFault("late-interrupts", 1))
+    settings = run.RunSettings(steps=(PROBE,), commands=(command,), faults=faults)
+    with run.Run(files, settings) as running:
+        guest = running.start()
+        assert running.serve(lambda: any("enumeration" in line for line in guest.console.lines))
+        running.platform.host.inject_virq(guest.ident, NOTIFICATION_INTID)
+        running.platform.host.inject_virq(guest.ident, NOTIFICATION_INTID)
+        injected = time.monotonic_ns()
+        assert guest.interrupts == 0
+        assert running.serve(lambda: guest.interrupts > 0)
+        assert time.monotonic_ns() - injected >= LATE
+        assert running.serve()
+        outcome = running.result()
+    assert outcome.verdict == SURVIVED
+    assert guest.interrupts == 1
 
 
 def test_a_kernel_that_breaks_is_noticed(files: Bundle, cache: Path) -> None:
