@@ -246,7 +246,7 @@ STAGE2 = (
         story="Takes the whole registers for the arguments of a PSCI call of the 32-bit convention:"
         " a started vCPU begins at an address with rubbish above.",
         bug_class=8,
-        breaks=("smccc.psci-range",),
+        breaks=("smccc.aarch32-words",),
         plant=edits(("mediator.hypervisor.psci:arguments", "if regs[0] & _SMC64:", "if True:")),
     ),
     Mutant(
