@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Real kernels. Each test boots; the limit for each is a minute on a busy machine."""
+"""Real kernels. Each test boots; the limits are for a busy machine."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ from click.testing import CliRunner
 
 from examples.live_greeting import CLIENT, Greeter
 from mediator.command import main
-from mediator.live import client, run
+from mediator.live import bundle, client, run
 from mediator.live.bundle import Bundle
 from mediator.live.faults import LATE, PlannedFault
 from mediator.live.guest import LiveGuest
 from mediator.live.image import HVC, NOTIFICATION_INTID, SMC
 from mediator.live.initramfs import PROBE, RNG, UNLOAD
-from mediator.live.platform import LiveError
+from mediator.live.platform import LiveError, LiveSettings
 from mediator.live.qemu import POLLING, SEMIHOSTING, UART, BoardSettings
 from mediator.live.result import OK, SURVIVED
 from mediator.live.service import our_processes
 from mediator.live.terminal import interact
 from mediator.live.trial import Trial
+from mediator.optee.settings import OFFERED_CAPABILITIES, MediatorSettings
+from smccc.constants import optee_smc as smc
 from specs.replay.mediated import replay_as_mediator
 from specs.replay.reader import load_trace
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 SHORT = (PROBE, RNG, UNLOAD)
 
@@ -56,6 +58,23 @@ def test_the_whole_workload_and_its_replay(files: Bundle, cache: Path, tmp_path:
     names = [event["name"] for event in json.loads(trace.read_text("utf-8"))["traceEvents"]]
     assert names.count("CALL_WITH_REGD_ARG") > 2 * 10  # the vCPU's track, and the mediator's
     assert our_processes() == []
+
+
+@pytest.mark.timeout(300)
+def test_all_other_kernels_that_were_fetched(files: Bundle, cache: Path, tmp_path: Path) -> None:
+    """The whole workload in the older style of calls, and its replay."""
+    others = [bundle.load(cache, name) for name in bundle.available(cache) if name != "default"]
+    if not others:
+        pytest.skip("no second kernel: 'live fetch --bundle backports --suite CODENAME-backports'")
+    without = OFFERED_CAPABILITIES & ~smc.OPTEE_SMC_SEC_CAP_RPC_ARG
+    platform = LiveSettings(mediator=MediatorSettings(capabilities=without))
+    for other in others:
+        record = tmp_path / f"{other.release}.jsonl"
+        settings = run.RunSettings(platform=platform, record=record)
+        outcome = run.execute(other, settings, cache=cache)
+        assert outcome.good, outcome
+        assert any(check.detail == other.release for check in outcome.guests[0].checks)
+        assert replay_as_mediator(load_trace(record)).transparent
 
 
 @pytest.mark.parametrize(
