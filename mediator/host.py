@@ -19,14 +19,14 @@ each method), or keep a reference to a buffer that it was handed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
-PAGE_SIZE = 4096
+PAGE_SIZE: Final = 4096
 """Bytes of a page, OPTEE_MSG_NONCONTIG_PAGE_SIZE in ``optee_msg.h``."""
 
-PAGE_SHIFT = 12
-PAGE_MASK = PAGE_SIZE - 1
-PAGE_LIST_ENTRIES = 511
+PAGE_SHIFT: Final = 12
+PAGE_MASK: Final = PAGE_SIZE - 1
+PAGE_LIST_ENTRIES: Final = 511
 """Addresses in one page of a non-contiguous list; word 511 links to the next page (``optee_msg.h``)."""
 
 

@@ -7,16 +7,18 @@ goes, they go. The records hold plain integers and bytes, so that a snapshot is 
 
 from __future__ import annotations
 
+from typing import Final
+
 from mediator.host import PAGE_MASK, PAGE_SHIFT, Shadow
 
-REGISTERED = 0
-TEMPORARY = 1
-RPC_ALLOCATED = 2
-BUFFER_KINDS = ("registered", "temporary", "rpc")
+REGISTERED: Final = 0
+TEMPORARY: Final = 1
+RPC_ALLOCATED: Final = 2
+BUFFER_KINDS: Final = ("registered", "temporary", "rpc")
 
-BY_ADDRESS = 0
+BY_ADDRESS: Final = 0
 """CALL_WITH_ARG and CALL_WITH_RPC_ARG: the message is reached through the current stage 2."""
-BY_COOKIE = 1
+BY_COOKIE: Final = 1
 """CALL_WITH_REGD_ARG: the message is reached through pages pinned at registration."""
 
 
