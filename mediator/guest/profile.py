@@ -19,7 +19,7 @@ class Profile:
     ``reads_thread_count``: probe issues GET_THREAD_COUNT, and no more calls than that enter the
     secure world at once (Linux ``drivers/tee/optee/call.c``, ``optee_cq_wait_init``).
     ``notification_timeout``: a NOTIFICATION WAIT ends after value c milliseconds, if that is not 0
-    (``rpc.c``, ``rpc_func_cmd_wait``; ``notif.c``, ``optee_notif_wait``).
+    (``rpc.c``, ``handle_rpc_func_cmd_wq``; ``notif.c``, ``optee_notif_wait``).
     ``object_size``: distance in octets of the ``struct tee_shm`` objects, whose addresses are the
     cookies: the slab cache that the allocator takes for them (the smallest one is 128 octets on arm64
     before 6.5, 96 fits since).

@@ -16,6 +16,7 @@ import pytest
 from mediator.guest.profile import LINUX_6_1, LINUX_6_12, Profile
 from mediator.live.comparison.__main__ import main
 from mediator.live.comparison.compare import Comparison, ComparisonError, compare
+from mediator.live.comparison.page import page
 from mediator.live.comparison.reasons import REASONS
 from mediator.live.comparison.report import compare_file, profile_of, simulation_of, text
 from mediator.live.comparison.simulated import simulate
@@ -24,6 +25,7 @@ from mediator.live.comparison.workload import Placement
 from specs.replay.reader import Trace, load_trace
 
 FOLDER = Path(__file__).parents[1] / "data" / "live"
+PAGE = Path(__file__).parents[2] / "docs" / "evidence" / "driver-comparison.md"
 WORKLOADS = sorted(path.name for path in FOLDER.glob("*cpu.jsonl.gz"))
 EDGES = sorted(path.name for path in FOLDER.glob("*edges.jsonl.gz"))
 ONE = "linux612-rpcarg-1cpu.jsonl.gz"
@@ -147,6 +149,20 @@ def test_another_recording_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["/nonexistent"]) == 2
     assert main([]) == 2
     assert "no call is cancelled" in capsys.readouterr().err
+
+
+def test_the_page_is_current() -> None:
+    """Its figures are those of the day it was made; its words are those of the code."""
+    made = page([compared(name) for name in (*WORKLOADS, *EDGES)]).splitlines()
+    kept = PAGE.read_text("utf-8").splitlines()
+    figures = [line for line in kept if line.startswith("| `linux")]
+    assert [line for line in made if not line.startswith("| `linux")] == [
+        line for line in kept if line not in figures
+    ], "make it anew: its second line says how"
+    assert sorted(line.split("`")[1] for line in figures) == sorted(
+        name.removesuffix(".jsonl.gz") for name in (*WORKLOADS, *EDGES)
+    )
+    assert all(line.endswith("| 0 |") for line in figures)
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
