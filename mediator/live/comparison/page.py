@@ -64,7 +64,7 @@ waiting for a thread; a supplicant that is killed, started again, or dies with a
 ## What was not compared
 
 Not in these recordings, so known only from other ones or from reading: the conduit HVC (it is not part of a recording;
-live runs use both), asynchronous notifications other than at probe and unload, reserved memory without dynamic shared
+live runs use both), a signal that cuts a SUSPEND short, asynchronous notifications other than at probe and unload, reserved memory without dynamic shared
 memory, system sessions, RPMB, sockets, plug-ins, protected memory, FF-A, suspend and resume, hot-plugged processors,
 shutdown (`optee_shutdown`).
 """
