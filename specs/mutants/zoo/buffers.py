@@ -404,7 +404,7 @@ WALKS = (
         id="walk.resumed-twice",
         story="Leaves a stopped walk open to others while it goes on: two processors answer one"
         " interrupt, and both read on and pin.",
-        bug_class=12,
+        bug_class=23,
         breaks=("progress.own-threads", "I4"),
         plant=edits(("mediator.optee.call:_resume_own", "call.leaving = True", "pass")),
     ),
