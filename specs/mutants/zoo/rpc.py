@@ -65,7 +65,13 @@ ANSWERS = (
         " GET_TIME into one to SHM_ALLOC and has memory pinned that nobody asked for.",
         bug_class=25,
         breaks=("rpc.recorded-function", "I4"),
-        plant=edits((_IN, "call.request == SHM_ALLOC", "fields[0] == SHM_ALLOC")),
+        plant=edits(
+            (
+                _IN,
+                "call.request == SHM_ALLOC and count == 1 and (not fields[5]) and",
+                "fields[0] == SHM_ALLOC and count == 1 and (not fields[5]) and",
+            )
+        ),
     ),
     Mutant(
         id="rpc.addresses-pass-elsewhere",
@@ -87,7 +93,7 @@ ANSWERS = (
         " look at it, and nobody frees it.",
         bug_class=25,
         breaks=("rpc_cmd.no-address-in-answer", "I3"),
-        plant=edits((_IN, "(not fields[5])", "True")),
+        plant=edits((_IN, "(not fields[5]) and (attr", "(attr")),
     ),
     Mutant(
         id="rpc.meta-is-no-address",
@@ -98,8 +104,8 @@ ANSWERS = (
         plant=edits(
             (
                 _IN,
-                "if PARAM_KIND[attr & 255] != KIND_TMEM or",
-                "if attr & msg.OPTEE_MSG_ATTR_META or PARAM_KIND[attr & 255] != KIND_TMEM or",
+                "if PARAM_KIND[attr & 255] != KIND_TMEM:",
+                "if attr & msg.OPTEE_MSG_ATTR_META or PARAM_KIND[attr & 255] != KIND_TMEM:",
             )
         ),
     ),
@@ -131,7 +137,7 @@ ANSWERS = (
         " to free what it never had.",
         bug_class=11,
         breaks=("param.null",),
-        plant=edits((_IN, " or not fields[9 + 4 * index]:", ":")),
+        plant=edits((_IN, "if not fields[9 + 4 * index]:", "if False:")),
     ),
     Mutant(
         id="rpc.cookie-of-the-answer",
@@ -196,7 +202,8 @@ REQUESTS = (
         plant=edits(
             (
                 _LEAVE,
-                "if buffer is not None and buffer.live:\n            await core.release_rpc_buffer(sys, guest, buffer)",
+                "if buffer is not None and buffer.live and _means(buffer, thread, refused):\n"
+                "            await core.release_rpc_buffer(sys, guest, buffer)",
                 "call.rpc_buffer = buffer",
             ),
             (
@@ -232,7 +239,7 @@ REQUESTS = (
         plant=edits(
             (
                 _LEAVE,
-                "buffer = guest.rpc_buffers.get(pair(answer[1], answer[2]))",
+                "buffer = guest.rpc_buffers.get(cookie)",
                 "buffer = next(reversed(guest.rpc_buffers.values()), None)",
             )
         ),

@@ -109,8 +109,8 @@ THREADS = (
         plant=edits(
             (
                 _RETURN,
-                "del guest.suspended[thread]\n        if call.own_thread:",
-                "if call.own_thread:",
+                "del guest.suspended[thread]\n        if call.rpc_function == rpc.FUNC_ALLOC:",
+                "if call.rpc_function == rpc.FUNC_ALLOC:",
             ),
             (
                 _LEAVE,
