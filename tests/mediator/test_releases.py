@@ -114,7 +114,7 @@ def test_nothing_of_the_good_parameters_remains(rig: Rig, bad: int) -> None:
 
 
 def test_a_walk_that_fails_after_some_steps_is_undone() -> None:
-    rig = Rig(MediatorSettings(limits=Limits(walk_entries=511)))
+    rig = Rig(MediatorSettings(limits=Limits(walk_entries=511, pin_entries=511)))
     pages = [RAM + 0x100_000 + index * PAGE_SIZE for index in range(1100)]
     rig.host.kinds[0, pages[1099]] = "ro"
     assert rig.register(5, pages)[0] == 0
