@@ -76,8 +76,12 @@ class Partition:
         """The lock of that name."""
         lock = self._mutexes.get(name)
         if lock is None:
-            lock = self._mutexes[name] = TeeMutex()
+            lock = self._mutexes[name] = TeeMutex(name)
         return lock
+
+    def mutexes(self) -> tuple[TeeMutex, ...]:
+        """The locks of this partition alone."""
+        return tuple(self._mutexes.values())
 
     def condition(self, name: str) -> TeeCondition:
         """The condition variable of that name."""

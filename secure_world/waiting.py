@@ -49,6 +49,13 @@ class WaitQueue:
         """True if a plain waiter has not been told yet: an unlock would make an RPC."""
         return bool(self._ready)
 
+    def threads(self) -> list[Thread]:
+        """All that wait, those for a condition last."""
+        waiters = list(self._ready)
+        for some in self.conditional.values():
+            waiters += some
+        return [waiter.thread for waiter in waiters]
+
     async def wait(self, thread: Thread, condition: object | None = None) -> None:
         """Queue up, let the lock's next waiter go on, and sleep until marked done."""
         waiter = Waiter(thread, condition)
@@ -109,9 +116,10 @@ class WaitQueue:
 class TeeMutex:
     """A lock that a TA may hold across suspensions."""
 
-    __slots__ = ("owner", "queue")
+    __slots__ = ("name", "owner", "queue")
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "") -> None:
+        self.name = name
         self.queue = WaitQueue()
         self.owner: Thread | None = None
 

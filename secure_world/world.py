@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 from secure_world import events
 from secure_world.apps import default_registry
@@ -65,6 +65,26 @@ _NO_THREAD: Final = (smc.OPTEE_SMC_RETURN_ETHREAD_LIMIT, 0, 0, 0)
 _NO_RESUME: Final = (smc.OPTEE_SMC_RETURN_ERESUME, 0, 0, 0)
 _NO_PARTITION: Final = (_ENOTAVAIL, 0, 0, 0)
 _NSEC_KNOWN: Final = smc.OPTEE_SMC_NSEC_CAP_UNIPROCESSOR
+
+
+class LockWait(NamedTuple):
+    """``thread`` of ``client`` waits for ``lock``; its owner, or -1 and -1."""
+
+    client: int
+    thread: int
+    lock: str
+    owner_client: int
+    owner_thread: int
+
+
+def _waits(lock: TeeMutex) -> list[LockWait]:
+    owner = lock.owner
+    who = (-1, -1) if owner is None else (owner.partition.client, owner.index)
+    return [
+        LockWait(thread.partition.client, thread.index, lock.name, *who)
+        for thread in lock.queue.threads()
+    ]
+
 
 FastHandler = Callable[[Partition, int, int, int, int], Registers4]
 Begin = Callable[[Thread, int, int, int], Running | None]
@@ -306,11 +326,21 @@ class SecureWorld:
             return ()
         return tuple([t.index for t in partition.threads if t.state == SUSPENDED])
 
+    def lock_waits(self) -> tuple[LockWait, ...]:
+        """The threads that wait for a lock or a condition now, and who holds the lock."""
+        found: list[LockWait] = []
+        for lock in self._mutexes.values():
+            found += _waits(lock)
+        for partition in self._partitions.values() if self._virtual else (self._nexus,):
+            for lock in partition.mutexes():
+                found += _waits(lock)
+        return tuple(found)
+
     def mutex(self, name: str) -> TeeMutex:
         """The lock of that name which all partitions share."""
         lock = self._mutexes.get(name)
         if lock is None:
-            lock = self._mutexes[name] = TeeMutex()
+            lock = self._mutexes[name] = TeeMutex(name)
         return lock
 
     def condition(self, name: str) -> TeeCondition:

@@ -313,6 +313,7 @@ def _totals(result: Result, seconds: float, trace: str) -> RenderableType:
         f"{_count(totals.ta_panics, 'TA panic')}, {_count(totals.thread_limits, 'call')} told to wait "
         f"for a thread, {_count(totals.bus_breaches, 'bus breach', 'bus breaches')}",
     )
+    table.add_row("Waits", _waits(result))
     table.add_row(
         "At the end",
         Text(
@@ -328,6 +329,17 @@ def _totals(result: Result, seconds: float, trace: str) -> RenderableType:
             "Trace", Text("none; --trace FILE writes one for https://ui.perfetto.dev", _DIM)
         )
     return table
+
+
+def _waits(result: Result) -> str:
+    """How the TEE's threads waited for each other, and who still does."""
+    count = sum(guest.waits for guest in result.waits)
+    if not count:
+        return "no thread of the TEE waited for another"
+    kept = sum(guest.kept for guest in result.waits)
+    longest = max(guest.longest for guest in result.waits)
+    text = f"{count:,} of OP-TEE's threads, {kept:,} kept by the mediator, longest {_ms(longest)}"
+    return text + f"; {len(result.waiting)} without end" if result.waiting else text
 
 
 def _verdict(result: Result) -> RenderableType:

@@ -39,6 +39,7 @@ from mediator.hypervisor.monitor import MachineMonitor
 from mediator.hypervisor.scheduler import Chooser, Mode
 from mediator.optee.settings import MediatorSettings
 from mediator.scenario.seeds import derived_seed
+from secure_world.fault import Fault
 from secure_world.settings import SecureWorldSettings
 from secure_world.ta import TaRegistry
 from secure_world.world import SecureWorld
@@ -87,7 +88,8 @@ class Platform:
     """One simulated platform. ``sinks`` get every event of all parts, in order.
 
     ``registry``: the trusted applications, by default all built-in ones. ``choose``: who runs
-    next, instead of the seed (explorers).
+    next, instead of the seed (explorers). ``monitor``: one that interferes. ``fault``: what the
+    secure world lies about.
     """
 
     def __init__(
@@ -97,6 +99,8 @@ class Platform:
         sinks: Iterable[Sink] = (),
         registry: TaRegistry | None = None,
         choose: Chooser | None = None,
+        monitor: MachineMonitor | None = None,
+        fault: Fault | None = None,
     ) -> None:
         self.settings = settings = settings or PlatformSettings()
         self.watch: Watch | None = Watch() if settings.checkers else None
@@ -107,7 +111,7 @@ class Platform:
             sink = listeners[0] if len(listeners) == 1 else _Fan(listeners)
         self.sink = sink
         self.memory = PhysicalMemory()
-        self.monitor = MachineMonitor()
+        self.monitor = MachineMonitor() if monitor is None else monitor
         self.bus = SecureBus(self.memory, sink=sink)
         # Not one number for both: then a drawn byte of one would say something about the other's.
         secure_seed = derived_seed(settings.seed, "secure world", settings.secure_world.seed)
@@ -117,6 +121,7 @@ class Platform:
             self.monitor,
             sink,
             registry=registry,
+            fault=fault,
         )
         self.host = ReferenceHost(
             self.memory,

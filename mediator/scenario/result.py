@@ -149,6 +149,44 @@ class InvariantResult:
 
 
 @attrs.frozen(kw_only=True)
+class WaitTotals:
+    """Waits of the TEE's threads on behalf of one guest. ``kept``: by the mediator, because the
+    guest has no notifications; ``longest``: ns."""
+
+    guest: str
+    waits: int
+    kept: int
+    longest: int
+
+
+@attrs.frozen(kw_only=True)
+class OpenWait:
+    """A thread of the TEE that waits when the run ends.
+
+    ``lock`` and ``owner``: what it waits for and who has that, as the TEE sees it, or empty.
+    ``story``: times and last happenings around the waits of its guest.
+    """
+
+    guest: str
+    thread: int
+    key: int
+    since: int
+    kept: bool
+    lock: str
+    owner: str
+    story: tuple[tuple[int, str], ...]
+
+    def __str__(self) -> str:
+        what = f"thread {self.thread} of the TEE waits for key {self.key:#x}"
+        if self.lock:
+            what += f" ({self.lock})"
+        if self.owner:
+            what += f", held by {self.owner}"
+        lines = [f"{what} since {self.since} ns"]
+        return "\n".join(lines + [f"{time} ns: {text}" for time, text in self.story])
+
+
+@attrs.frozen(kw_only=True)
 class Problem:
     """Something that should not have happened. ``where``: a guest's name, or what else it was."""
 
@@ -199,6 +237,8 @@ class Result:
     guests: tuple[GuestResult, ...]
     invariants: tuple[InvariantResult, ...]
     story: tuple[tuple[int, str], ...]
+    waits: tuple[WaitTotals, ...]
+    waiting: tuple[OpenWait, ...]
     totals: Totals
     problems: tuple[Problem, ...]
 

@@ -43,6 +43,7 @@ from mediator.scenario.result import (
     GuestResult,
     HostileResult,
     InvariantResult,
+    OpenWait,
     Problem,
     ReplayResult,
     Result,
@@ -50,6 +51,7 @@ from mediator.scenario.result import (
     WorkloadResult,
 )
 from mediator.scenario.tally import FOREIGN_INTR, GuestTally, Tally, rpc_kind
+from mediator.scenario.waits import WaitLog
 from mediator.scenario.workloads.task import SKIPPED
 from secure_world.ta import TaRegistry
 
@@ -95,7 +97,9 @@ class Run:
         self._by_name = {actor.plan.name: actor for actor in self.actors}
         self._by_id: dict[int, Actor] = {}
         self.tally = Tally(scenario.mediator.client_id_base)
-        self.recorder = Recorder([self.tally, *listeners, _Triggers(self)])
+        base = scenario.mediator.client_id_base
+        self.waits = WaitLog(lambda client: client - base)
+        self.recorder = Recorder([self.tally, self.waits, *listeners, _Triggers(self)])
         self.platform = Platform(
             PlatformSettings(
                 seed=self.seed,
@@ -128,9 +132,10 @@ class Run:
             watch.finish()
         outcomes = [actor.outcome() for actor in self.actors]
         problems = list(self._problems(end))
+        waiting = tuple([wait for _, wait in self._still_waiting()])
         time = max(self.machine.now(), self.recorder.latest)
         self._switch_off()
-        return self._result(end, time, outcomes, problems)
+        return self._result(end, time, outcomes, problems, waiting)
 
     def _run(self, progress: Callable[[Progress], None] | None) -> RunEnd:
         limits = self.scenario.limits
@@ -252,6 +257,10 @@ class Run:
         for actor in self.actors:
             for what in actor.problems():
                 yield Problem(where=actor.plan.name, what=what)
+        honest = {actor.id for actor in self.actors if actor.plan.honest}
+        for guest, wait in self._still_waiting():
+            if guest in honest:
+                yield Problem(where=wait.guest, what=str(wait))
         watch = self.platform.watch
         if watch is not None and watch.total:
             for violation in watch.violations:
@@ -267,6 +276,13 @@ class Run:
         if calls < expect.calls:
             yield Problem(where="expectation", what=f"{calls} calls, not at least {expect.calls}")
 
+    def _names(self) -> dict[int, str]:
+        return {actor.id: actor.plan.name for actor in self.actors}
+
+    def _still_waiting(self) -> list[tuple[int, OpenWait]]:
+        locks = self.platform.secure_world.lock_waits()
+        return list(self.waits.still_waiting(self._names(), locks))
+
     def _rpcs(self) -> Counter[str]:
         total: Counter[str] = Counter()
         for tally in self.tally.guests:
@@ -274,7 +290,12 @@ class Run:
         return total
 
     def _result(
-        self, end: RunEnd, time: int, outcomes: list[str], problems: list[Problem]
+        self,
+        end: RunEnd,
+        time: int,
+        outcomes: list[str],
+        problems: list[Problem],
+        waiting: tuple[OpenWait, ...],
     ) -> Result:
         scenario, platform, tally = self.scenario, self.platform, self.tally
         totals = self._totals(time)
@@ -309,6 +330,8 @@ class Run:
             ),
             invariants=() if watch is None else tuple(self._invariants()),
             story=tuple(tally.story),
+            waits=self.waits.totals(self._names()),
+            waiting=waiting,
             totals=totals,
             problems=tuple(problems),
         )
