@@ -194,16 +194,19 @@ class ReferenceHost(GuestMemory):
             if bank is None:
                 bank = self.memory.bank(pa)
             if left < PAGE_LIST_ENTRIES:
-                parts.append(bank[offset : offset + 8 * left].tobytes())
+                words = bank[offset : offset + 8 * left].tobytes()
                 link = 0
                 break
-            parts.append(bank[offset : offset + _LIST_BYTES].tobytes())
+            words = bank[offset : offset + _LIST_BYTES].tobytes()
             (link,) = _LINK.unpack_from(bank, offset + _LIST_BYTES)
             left -= PAGE_LIST_ENTRIES
             if not left:
                 break
+            parts.append(words)
             gfn = link >> PAGE_SHIFT
-        words = parts[0] if len(parts) == 1 else b"".join(parts)
+        if parts:
+            parts.append(words)
+            words = b"".join(parts)
         if self._sink is not None:
             self._sink(events.PageListRead(guest, ipa, entries))
         return words, link
