@@ -23,6 +23,7 @@ SUBCOMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "decode": ("mediator.command.decode", "explain registers, messages and page lists"),
     "replay": ("mediator.command.replay", "replay recorded traffic against mediator or TEE"),
     "live": ("mediator.command.live", "run unmodified Linux guests under emulation"),
+    "explore": ("mediator.command.explore", "run all interleavings of small systems"),
     "vectors": ("mediator.command.vectors", "check golden vector files"),
 }
 """Name, module and one line of help; each module has a click command of the same name."""

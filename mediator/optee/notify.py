@@ -208,6 +208,8 @@ def _send_kept(core: Core, guest: Guest, key: int) -> None:
 async def _wait(
     core: Core, sys: Syscalls, guest: Guest, call: Call, key: int, timeout_ms: int
 ) -> int:
+    # Asked first: who sends between the look and the note of the wait wakes nobody.
+    now = await sys.now()
     held = guest.holds and key <= guest.highest
     if held and guest.pending >> key & 1:
         guest.pending ^= 1 << key
@@ -215,7 +217,6 @@ async def _wait(
             core.sink(events.WaitBegan(guest.id, call.serial, call.thread, key, int(held)))
             core.sink(events.WaitEnded(guest.id, call.serial, call.thread, key))
         return tee.TEE_SUCCESS
-    now = await sys.now()
     guest.begin_wait(call, key, now, now + timeout_ms * NS_PER_MS if timeout_ms else 0, held=held)
     if core.sink is not None:
         core.sink(events.WaitBegan(guest.id, call.serial, call.thread, key, int(held)))

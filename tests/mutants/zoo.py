@@ -11,13 +11,21 @@ from typing import Final
 
 from specs.mutants import Mutant, load
 from specs.mutants.bug_classes import BUG_CLASS_NAMES
+from tests.explore import test_planted as explored
 from tests.mutants import test_secure_storage as storage
-from tests.mutants.killer import Killer
+from tests.mutants.killer import Killer, by
 from tests.mutants.killers_of_the_machine import MACHINE
 from tests.mutants.killers_of_the_mediator import MEDIATOR
 from tests.secure_world_apps import test_object_store
 
-KILLERS: Final[Mapping[str, Killer]] = {**MEDIATOR, **MACHINE}
+ORDERS: Final[Mapping[str, Killer]] = {
+    mutant: by(explored.test_no_schedule_fails, system)
+    for mutant, system in explored.PLANTED.items()
+    if mutant.startswith(explored.OWN)
+}
+"""Bugs of order: the explorer kills them."""
+
+KILLERS: Final[Mapping[str, Killer]] = {**MEDIATOR, **MACHINE, **ORDERS}
 """Mutant → killer; those of the secure storage have a test file of their own."""
 
 NOT_APPLICABLE: Final[Mapping[int, str]] = {}
