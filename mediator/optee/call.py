@@ -205,7 +205,7 @@ async def _start(
     if core.sink is not None:
         core.sink(events.CallStarted(guest.id, call.serial, vcpu, call.function, command))
     if command == UNREGISTER_SHM and count:
-        call.target = guest.buffers.get(fields[11])
+        call.target = fields[11]
     elif command == STOP_ASYNC_NOTIF:
         call.enables = guest.enables
     if plan.rmem and command <= INVOKE_COMMAND:
@@ -279,6 +279,8 @@ async def _translate(core: Core, sys: Syscalls, guest: Guest, call: Call) -> int
             size,
             buffer.reference,
         )
+    for buffer in call.buffers:
+        buffer.given = True
     return memory.DONE
 
 
@@ -398,6 +400,8 @@ async def _end(
     accepted = status & M32 == OK and data[_RET_AT:_RET_END] == _NO_ERROR
     if call.command == STOP_ASYNC_NOTIF and accepted:
         notify.stopped(core, guest, call)
+    if call.target >= 0 and accepted:
+        await _unregistered(core, sys, guest, call.target)
     if call.command == REGISTER_SHM and accepted:
         buffers, call.buffers = call.buffers, []
         for buffer in buffers:
@@ -411,12 +415,6 @@ async def _end(
                 await core.give_list(sys, lists)
     elif call.buffers:
         await _release_buffers(core, sys, guest, call)
-    target = call.target
-    if target is not None and accepted and not target.released:
-        if target.live:
-            await core.release_buffer(sys, guest, target)
-        elif target.kind == REGISTERED:
-            target.doomed = True
     carrier = call.carrier
     if carrier is None:
         results = segments(call.outputs, data, 0)
@@ -436,6 +434,24 @@ async def _end(
     if core.sink is not None:
         core.sink(events.CallEnded(guest.id, call.serial, vcpu, status))
     return (status, *regs[1:])
+
+
+async def _unregistered(core: Core, sys: Syscalls, guest: Guest, reference: int) -> None:
+    """The TEE let go of what is registered as ``reference``: called before anything is awaited.
+
+    That is what has the name now, not what had it when the call began: another UNREGISTER may have
+    ended meanwhile, and a REGISTER taken the name again. A name is free again only after the TEE has
+    accepted an UNREGISTER, so the first one accepted since then is about this buffer; but not if
+    the TEE has not been told of it yet.
+    """
+    buffer = guest.buffers.get(reference)
+    if buffer is None:
+        return
+    if buffer.live:
+        await core.release_buffer(sys, guest, buffer)
+    elif buffer.kind == REGISTERED and buffer.given:
+        # Its own REGISTER has not come back yet, and will find it gone.
+        buffer.doomed = True
 
 
 async def _release_buffers(core: Core, sys: Syscalls, guest: Guest, call: Call) -> None:

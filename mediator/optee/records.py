@@ -27,7 +27,8 @@ class Buffer:
 
     ``frames``: physical addresses, little-endian u64, in the order of the guest's list; complete
     once ``live``. ``pages`` is what was reserved against the limits. ``users``: calls in flight
-    whose message lies in this buffer; while there are any, the pins stay (``doomed``).
+    whose message lies in this buffer; while there are any, the pins stay (``doomed``). ``given``: the
+    TEE may know it.
     ``next_ipa``, ``read`` and ``done`` (entries read, and those of them that are pinned) say where a
     walk of the guest's list goes on; ``waiting`` are the words of the entries between the two.
     """
@@ -37,6 +38,7 @@ class Buffer:
         "done",
         "doomed",
         "frames",
+        "given",
         "kind",
         "list",
         "live",
@@ -64,6 +66,7 @@ class Buffer:
         self.waiting = bytearray()
         self.frames: bytes | bytearray = b""
         self.list: Shadow | None = None
+        self.given = False
         self.live = False
         self.doomed = False
         self.released = False
@@ -171,7 +174,8 @@ class Call:
         # References of registered memory that the message holds: the TEE may look them up and use
         # what it finds at any time of the call.
         self.named: list[int] = []
-        self.target: Buffer | None = None
+        # Reference that the call unregisters.
+        self.target = -1
         self.rpc_at = 0
         self.rpc_room = 0
         # The RPC that the guest is asked to serve: only this record decides how its answer is read.

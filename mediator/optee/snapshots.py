@@ -17,7 +17,7 @@ from mediator.optee.records import Buffer, Call, Guest, RpcBuffer
 from mediator.optee.syscalls import Syscalls
 
 FORMAT: Final = "optee-mediator-state"
-VERSION: Final = 2
+VERSION: Final = 3
 
 _BUFFER_FIELDS: Final = (
     "reference",
@@ -28,6 +28,7 @@ _BUFFER_FIELDS: Final = (
     "next_ipa",
     "read",
     "done",
+    "given",
     "live",
     "doomed",
     "released",
@@ -45,6 +46,7 @@ _CALL_FIELDS: Final = (
     "size",
     "pending",
     "named",
+    "target",
     "rpc_at",
     "rpc_room",
     "thread",
@@ -121,7 +123,7 @@ def _guest(guest: Guest) -> Plain:
     lingering = [buffer for held in guest.lingering.values() for buffer in held]
     buffers = list(guest.buffers.values()) + lingering
     for call in guest.live_calls.values():
-        for held in (call.carrier, call.target, call.walk, *call.buffers):
+        for held in (call.carrier, call.walk, *call.buffers):
             if held is not None and not any(held is known for known in buffers):
                 buffers.append(held)
     rpc_buffers = list(guest.rpc_buffers.values())
@@ -144,7 +146,6 @@ def _guest(guest: Guest) -> Plain:
                 "shadow": _pages(call.shadow),
                 "alloc_list": _pages(call.alloc_list),
                 "carrier": name(call.carrier),
-                "target": name(call.target),
                 "walk": name(call.walk),
                 "buffers": [index[id(buffer)] for buffer in call.buffers],
                 "rpc_buffer": None if call.rpc_buffer is None else rpc_index[id(call.rpc_buffer)],
@@ -220,7 +221,6 @@ async def restore(core: Core, sys: Syscalls, data: Plain) -> None:
             call.shadow = await shadow(item["shadow"])
             call.alloc_list = await shadow(item["alloc_list"])
             call.carrier = _at(buffers, item["carrier"])
-            call.target = _at(buffers, item["target"])
             call.walk = _at(buffers, item["walk"])
             call.buffers = [buffers[place] for place in cast("list[int]", item["buffers"])]
             call.rpc_buffer = _at(rpc_buffers, item["rpc_buffer"])

@@ -18,6 +18,7 @@ from tests.mediator import test_refused_cookie as refused
 from tests.mediator import test_releases as releases
 from tests.mediator import test_rpc as rpc
 from tests.mediator import test_threads as threads
+from tests.mediator import test_unregister as unregister
 from tests.mediator import test_words as words
 from tests.mediator.rig import RAM, Rig, msg
 from tests.mutants.killer import RIG, Fresh, Killer, by
@@ -29,6 +30,13 @@ def _with_carrier() -> Rig:
     assert rig.register(slots.CARRIER, slots.BUFFER_PAGES)[0] == 0
     rig.host.sent.clear()
     rig.host.calls.clear()
+    return rig
+
+
+def _registered() -> Rig:
+    """The rig that the tests of UNREGISTER begin with."""
+    rig = Rig()
+    assert rig.register(unregister.COOKIE, [unregister.OLD])[0] == 0
     return rig
 
 
@@ -82,6 +90,14 @@ CALLS: dict[str, Killer] = {
     ),
     "call.unregister-before-the-tee": by(
         releases.test_unregister_unpins_when_the_tee_has_let_go, RIG
+    ),
+    "call.unregister-of-what-was-there": by(
+        unregister.test_the_buffer_of_the_answer_goes_not_the_one_of_the_beginning,
+        Fresh(_registered),
+        True,
+    ),
+    "call.unregister-of-what-is-not-there-yet": by(
+        unregister.test_a_registration_that_the_tee_has_not_heard_of_is_not_meant, False
     ),
     "call.overtaken-registration-lives": by(
         NAMES.test_an_unregistration_that_overtakes_the_end_of_its_registration, RIG

@@ -130,9 +130,9 @@ NAMES = (
         plant=edits(
             (
                 "mediator.optee.call:_start",
-                "call.target = guest.buffers.get(fields[11])",
-                "call.target = guest.buffers.get(fields[11])\n"
-                "        if call.target is None:\n"
+                "call.target = fields[11]",
+                "call.target = fields[11]\n"
+                "        if call.target not in guest.buffers:\n"
                 "            return await _fail(core, sys, guest, call, regs,"
                 " tee.TEE_ERROR_ITEM_NOT_FOUND)",
             )

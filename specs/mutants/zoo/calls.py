@@ -11,6 +11,7 @@ from specs.mutants.mechanism import Mutant
 _BY_ADDRESS: Final = "mediator.optee.call:_by_address"
 _START: Final = "mediator.optee.call:_start"
 _END: Final = "mediator.optee.call:_end"
+_GONE: Final = "mediator.optee.call:_unregistered"
 _RELEASE: Final = "mediator.optee.call:_release_buffers"
 _DROP: Final = "mediator.optee.core:Core.drop_call"
 FETCHING = (
@@ -219,7 +220,7 @@ RELEASING = (
         " another processor too: the TEE still has it mapped.",
         bug_class=29,
         breaks=("register.temporary-only-own", "I2", "I3"),
-        plant=edits((_END, "if target.live:", "if target.live or target.kind == TEMPORARY:")),
+        plant=edits((_GONE, "if buffer.live:", "if buffer.live or buffer.kind == TEMPORARY:")),
     ),
     Mutant(
         id="call.unregister-before-the-tee",
@@ -230,12 +231,45 @@ RELEASING = (
         plant=edits(
             (
                 _START,
-                "call.target = guest.buffers.get(fields[11])",
-                "call.target = guest.buffers.get(fields[11])\n"
-                "        if call.target is not None and call.target.live:\n"
-                "            await core.release_buffer(sys, guest, call.target)",
+                "call.target = fields[11]",
+                "call.target = fields[11]\n"
+                "        named = guest.buffers.get(call.target)\n"
+                "        if named is not None and named.live:\n"
+                "            await core.release_buffer(sys, guest, named)",
             )
         ),
+    ),
+    Mutant(
+        id="call.unregister-of-what-was-there",
+        story="Notes the buffer when the UNREGISTER begins. Until the TEE answers, another one may"
+        " have released that buffer and the name may be in use again: what the TEE dropped stays"
+        " pinned for ever, under a name that the guest can neither use nor release.",
+        bug_class=14,
+        breaks=("register.unregister-at-the-answer", "I3"),
+        plant=edits(
+            (
+                _START,
+                "call.target = fields[11]",
+                "call.target = fields[11]\n        call.empty = guest.buffers.get(call.target)",
+            ),
+            (
+                _END,
+                "if call.target >= 0 and accepted:",
+                "if (\n"
+                "        call.target >= 0\n"
+                "        and accepted\n"
+                "        and call.empty is guest.buffers.get(call.target)\n"
+                "    ):",
+            ),
+        ),
+    ),
+    Mutant(
+        id="call.unregister-of-what-is-not-there-yet",
+        story="Takes an UNREGISTER that the TEE accepted for one of a buffer whose pages are still"
+        " being looked up: it is unpinned as soon as the TEE has it.",
+        bug_class=14,
+        breaks=("register.unregister-at-the-answer", "I2"),
+        plant=edits((_GONE, " and buffer.given", "")),
     ),
     Mutant(
         id="call.overtaken-registration-lives",

@@ -181,15 +181,15 @@ REQUESTS = (
                 _OUT,
                 "if buffer is not None and buffer.kind == RPC_ALLOCATED and buffer.live:\n"
                 "            await core.release_buffer(sys, guest, buffer)",
-                "call.target = buffer",
+                "call.pending = [fields[10]]",
             ),
             (
                 _IN,
                 "count: int = ",
-                "if call.request == SHM_FREE and call.target is not None:\n"
-                "        if call.target.kind == RPC_ALLOCATED:\n"
-                "            await core.release_buffer(sys, guest, call.target)\n"
-                "        call.target = None\n"
+                "if call.request == SHM_FREE and call.pending:\n"
+                "        freed = guest.buffers.get(call.pending.pop())\n"
+                "        if freed is not None and freed.kind == RPC_ALLOCATED:\n"
+                "            await core.release_buffer(sys, guest, freed)\n"
                 "    count: int = ",
             ),
         ),
