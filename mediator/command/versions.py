@@ -6,13 +6,14 @@ from __future__ import annotations
 from typing import Final
 
 from mediator.command import decode
+from mediator.deployment import app_abi as app
 from mediator.live import bundle
 from mediator.live import result as live_result
 from mediator.live import sweep as live_sweep
 from mediator.optee import snapshots
 from mediator.scenario import model
 from mediator.scenario import report as run_report
-from specs import rules
+from specs import app_abi, rules
 from specs.replay import records
 from specs.replay import report as replay_report
 from specs.vectors import report as vectors_report
@@ -20,9 +21,13 @@ from specs.vectors import report as vectors_report
 ABI: Final = "OP-TEE SMC and message ABI 2.0, SMCCC 1.2"
 """CALLS_REVISION answers 2.0; SMCCC_VERSION answers 1.2."""
 
+APP_ABI: Final = f"{app.MAJOR}.{app.MINOR}"
+"""What an app and the hypervisor tell each other in HELLO and WELCOME."""
+
 FORMATS: Final[dict[str, int]] = {
     module.FORMAT: module.VERSION
     for module in (
+        app_abi,
         bundle,
         decode,
         live_result,
@@ -41,4 +46,4 @@ FORMATS: Final[dict[str, int]] = {
 
 def all_versions() -> dict[str, object]:
     """What ``optee-mediator --version --json`` prints beside the tool's own version."""
-    return {"abi": ABI, "formats": dict(sorted(FORMATS.items()))}
+    return {"abi": ABI, "app_abi": APP_ABI, "formats": dict(sorted(FORMATS.items()))}

@@ -16,7 +16,7 @@ from mediator.host import Shadow
 
 
 class Syscall(IntEnum):
-    """Numbers of the system calls."""
+    """Numbers of the system calls. From 21 on they exist only where an app crosses a boundary."""
 
     RETURN = 0
     LOG = 1
@@ -39,6 +39,13 @@ class Syscall(IntEnum):
     QUARANTINE = 18
     PARK_VCPU = 19
     WAKE_VCPU = 20
+    REGISTER_HOOK = 21
+    MAP_GUEST_PAGE = 22
+    UNMAP_GUEST_PAGE = 23
+    MAP_DEVICE = 24
+    IOMMU = 25
+    READ_AND_PIN = 26
+    TRACE = 27
 
 
 class Syscalls(Protocol):
