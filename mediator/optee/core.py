@@ -144,10 +144,14 @@ class Core:
         reference may have led the TEE to the pages. Of registered memory the TEE says itself when
         its last user has let go, by accepting UNREGISTER.
         """
-        if guest.buffers.get(buffer.reference) is buffer:
+        named = guest.buffers.get(buffer.reference) is buffer
+        if named:
             del guest.buffers[buffer.reference]
         if buffer.users:
-            buffer.doomed = True
+            if named:
+                # It has no name any more, but the guest still has it.
+                buffer.doomed = True
+                guest.held += 1
             return
         if buffer.released:
             return
@@ -212,6 +216,7 @@ class Core:
         if carrier is not None:
             carrier.users -= 1
             if carrier.doomed and not carrier.users:
+                guest.held -= 1
                 await self.release_buffer(sys, guest, carrier)
         if guest.lingering:
             for reference in call.named:

@@ -202,6 +202,8 @@ async def restore(core: Core, sys: Syscalls, data: Plain) -> None:
             buffers.append(buffer)
             if item["named"]:
                 guest.buffers[buffer.reference] = buffer
+            elif buffer.doomed and buffer.users:
+                guest.held += 1
         for place in cast("list[int]", plain["lingering"]):
             guest.lingering.setdefault(buffers[place].reference, []).append(buffers[place])
             guest.held += 1

@@ -151,3 +151,18 @@ def test_sixty_four_megabytes_scattered() -> None:
     finish(board)
     guest = next(iter(board.guests.values()))
     assert guest.driver.counters.registered_pages > size // 4096
+
+
+def test_client_ids_may_begin_anywhere() -> None:
+    """The bus and the mediator have to agree whose memory a client's is."""
+    based = MediatorSettings(client_id_base=77)
+    whole = Platform(PlatformSettings(mediator=based))
+
+    async def share(guest: Guest) -> None:
+        async with guest.client() as client, await client.allocate(5000) as memory:
+            await memory.write(b"shared")
+
+    whole.add_guest(GuestSettings("one", ((0x4000_0000, 512),)), share)
+    assert not whole.run().deadlocked
+    whole.check()
+    assert not whole.bus.breaches

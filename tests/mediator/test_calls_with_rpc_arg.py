@@ -207,6 +207,7 @@ def test_unregistering_the_carrier_of_a_call_in_flight_keeps_its_pages_until_the
     assert rig.unregister(CARRIER)[0] == 0
     assert rig.pinned() == 2
     assert regd(rig, 0)[0] == EBADADDR, "the name is gone at once"
+    assert rig.info() == (1, 1, 2, 0), "the guest has it until the end, and it counts"
     struct.pack_into("<2I", page, 20, 0xFFFF0001, 4)
     assert rig.call(RETURN, 0, 0, 1)[0] == 0
     assert struct.unpack("<2I", get_slot(rig, 20, 8)) == (0xFFFF0001, 4)

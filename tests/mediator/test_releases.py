@@ -241,6 +241,19 @@ class TestCarriers:
         assert not rig.pinned()
         assert rig.info() == (0, 0, 0, 0)
 
+    def test_a_carrier_without_a_name_counts_against_the_limit(self) -> None:
+        """Register, call, unregister: each call in flight would be worth a buffer more (I6)."""
+        rig = Rig(MediatorSettings(limits=Limits(buffers=2)))
+        for cookie in (CARRIER, 7):
+            rig.register(cookie, [BUFFER])
+        self.suspended(rig, 0, 1)
+        rig.unregister(CARRIER)
+        assert rig.register(8, [BUFFER])[0] == 0
+        assert rig.info() == (1, 2, 2, 0)
+        assert rig.call(RETURN, 0, 0, 1)[0] == 0
+        rig.register(8, [BUFFER])
+        assert rig.info() == (0, 2, 2, 0)
+
     @pytest.mark.parametrize("moment", ["alloc_shadow", "read_pinned"])
     def test_an_unregister_while_the_message_is_fetched(self, moment: str) -> None:
         """Another processor unregisters the carrier between the look-up and the look."""

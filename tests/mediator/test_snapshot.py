@@ -68,6 +68,7 @@ def test_a_carrier_without_a_name_and_a_walk_on_its_way_survive() -> None:
     rig.host.preempt = [True]
     assert rig.register(7, [RAM + 0x60_000] * 600)[3] == 0x1_0000
     swap(rig)
+    assert rig.info() == (2, 2, 601, 0)
     assert rig.call(RETURN, 0, 0, 1)[0] == 0
     assert rig.call(RETURN, 0, 0, 0x1_0000)[0] == 0
     assert rig.info() == (0, 1, 600, 0)
