@@ -5,6 +5,9 @@ They come from *arenas*, runs of RAM whose contents lie in one buffer, so that a
 is adjacent memory for the mediator. Arenas start at the top of RAM, guests at the bottom. A page that
 is not in use belongs to the pool and not to the mediator: the bus refuses it, and the memory view of
 a freed shadow is closed, so that a use after free is loud on either side.
+
+A *source* says where arenas get their contents: private memory, or a buffer that another process maps
+too (:meth:`ShadowPool.share`). Frames come in the same order whatever the source.
 """
 
 from __future__ import annotations
@@ -32,13 +35,26 @@ _ZEROES: Final = bytes(PAGE_SIZE)
 class _Arena:
     """Adjacent pages with one buffer; ``free`` are frame numbers."""
 
-    __slots__ = ("contents", "end", "first", "free")
+    __slots__ = ("contents", "end", "first", "free", "offset")
 
-    def __init__(self, first: int, contents: memoryview) -> None:
+    def __init__(self, first: int, contents: memoryview, offset: int) -> None:
         self.first = first
+        self.offset = offset  # in the shared buffer
         self.end = first + (len(contents) >> PAGE_SHIFT)
         self.contents = contents
         self.free = RunSet(first, self.end)
+
+
+class _Source:
+    """Arenas of one origin; ``used`` bytes of ``buffer`` have become arenas."""
+
+    __slots__ = ("arenas", "buffer", "singles", "used")
+
+    def __init__(self, buffer: memoryview | None) -> None:
+        self.buffer = buffer
+        self.used = 0
+        self.arenas: list[_Arena] = []
+        self.singles: list[int] = []  # free as well; single pages come and go with every call
 
 
 class ShadowPool:
@@ -49,6 +65,8 @@ class ShadowPool:
         "_banks",
         "_memory",
         "_singles",
+        "_source",
+        "_sources",
         "_words",
         "in_use",
         "left_open",
@@ -59,12 +77,31 @@ class ShadowPool:
         self._memory = memory
         self._words = memory.words
         self._banks = memory.banks
-        self._arenas: list[_Arena] = []
-        self._singles: list[int] = []  # free as well; single pages come and go with every call
+        self._source = _Source(None)
+        self._sources = [self._source]
+        self._arenas = self._source.arenas
+        self._singles = self._source.singles
         self.limit = limit
         self.in_use = 0
         self.left_open = 0
         """Freed shadows whose memory view could not be closed."""
+
+    def share(self, buffer: memoryview) -> int:
+        """A new source, selected at once: ``buffer``, a multiple of 64 KiB. Its number."""
+        self._sources.append(_Source(buffer))
+        self.select(len(self._sources) - 1)
+        return len(self._sources) - 1
+
+    def select(self, source: int) -> None:
+        """Allocate from this source (0: private memory), and give back to it."""
+        self._source = self._sources[source]
+        self._arenas = self._source.arenas
+        self._singles = self._source.singles
+
+    def offset(self, pa: int) -> int:
+        """Where the page at ``pa`` lies in the buffer of the selected source, bytes."""
+        arena = self._arena(pa >> PAGE_SHIFT)
+        return arena.offset + pa - (arena.first << PAGE_SHIFT)
 
     def alloc(self, pages: int) -> Shadow | None:
         """``pages`` zeroed pages, physically adjacent; ``None``: limit reached or RAM exhausted."""
@@ -122,10 +159,11 @@ class ShadowPool:
 
     def pages_in_use(self) -> list[int]:
         """Addresses of all pages in use, ascending."""
-        unused = set(self._singles)
+        unused = {pfn for source in self._sources for pfn in source.singles}
+        arenas = [arena for source in self._sources for arena in source.arenas]
         return [
             pfn << PAGE_SHIFT
-            for arena in sorted(self._arenas, key=lambda arena: arena.first)
+            for arena in sorted(arenas, key=lambda arena: arena.first)
             for pfn in range(arena.first, arena.end)
             if pfn not in unused and pfn not in arena.free
         ]
@@ -165,13 +203,21 @@ class ShadowPool:
 
     def _new_arena(self, pages: int) -> _Arena | None:
         least = -(-pages // _BANK_PAGES) * _BANK_PAGES
+        source = self._source
         for size in (max(ARENA_PAGES, least), least):
+            offset, length = source.used, size << PAGE_SHIFT
+            if source.buffer is not None and offset + length > len(source.buffer):
+                continue
             pfn = self._memory.claim_highest(POOL, size, _BANK_PAGES)
             if pfn is not None:
-                contents = zeroed(size << PAGE_SHIFT)
+                if source.buffer is None:
+                    contents = zeroed(length)
+                else:
+                    contents = source.buffer[offset : offset + length]
+                    source.used += length
                 self._memory.attach(pfn << PAGE_SHIFT, contents)
                 self._memory.fill(pfn, size)
-                arena = _Arena(pfn, contents)
+                arena = _Arena(pfn, contents, offset)
                 self._arenas.append(arena)
                 return arena
         return None

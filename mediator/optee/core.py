@@ -8,6 +8,7 @@ record is marked released before the system call that releases it.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from mediator.host import PAGE_SIZE, Shadow
@@ -43,6 +44,14 @@ _ZERO_PAGE: Final = bytes(PAGE_SIZE)
 
 Registers = tuple[int, ...]
 
+FusedWalk = Callable[[Syscalls, int, int, int, int], Awaitable[tuple[bytes, int, int]]]
+"""Reads a guest's page list and pins its pages, step by step, in one request: (system calls, guest,
+address of the list, entries, entries a step) → (pinned entries, next list page, how it ended)."""
+WALKED: Final = 0
+WALK_PREEMPTED: Final = 1
+WALK_REFUSED: Final = 2
+"""How a fused walk ended: all pinned, stopped between two steps, or refused at one."""
+
 
 class Core:
     """State of one mediator. The records belong to their guests, the free shadow pages to it."""
@@ -50,6 +59,7 @@ class Core:
     __slots__ = (
         "calls_count",
         "free_pages",
+        "fused",
         "guests",
         "last_command",
         "listening",
@@ -69,6 +79,7 @@ class Core:
         self.threads: int | None = None
         self.calls_count = settings.calls_count or 0
         self.plans = Plans()
+        self.fused: FusedWalk | None = None
         # Guests that are told of notification values, those of them that the TEE must still be asked
         # about since its last interrupt, and interrupt entries that stopped before all were.
         self.listening: dict[int, None] = {}

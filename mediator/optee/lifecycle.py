@@ -63,17 +63,20 @@ async def probe(core: Core, sys: Syscalls) -> Probe:
     return Probe(True, core.threads, "")
 
 
-async def guest_created(core: Core, sys: Syscalls, guest: int) -> bool:
+async def guest_created(core: Core, sys: Syscalls, guest: int, client: int | None = None) -> bool:
     """Tell the TEE of a new guest. ``False``: it refused, and there is no context for the guest.
 
-    So it is for a guest whose client id the TEE cannot tell from others.
+    So it is for a guest whose client id the TEE cannot tell from others. ``client``: instead of the
+    one that the settings say.
     """
     if guest in core.guests:
         raise ValueError(f"guest {guest} exists already")
     settings = core.settings
     threads = core.threads if core.threads is not None else DEFAULT_THREADS
     limit = settings.limits.call_limit(threads)
-    record = Guest(guest, settings.client_id_base + guest, limit, DEFAULT_RPC_PARAMS)
+    if client is None:
+        client = settings.client_id_base + guest
+    record = Guest(guest, client, limit, DEFAULT_RPC_PARAMS)
     record.highest = settings.limits.notifications
     if not 0 < record.client <= LAST_CLIENT:
         return False

@@ -16,7 +16,7 @@ from typing import Final
 import attrs
 
 from mediator.optee import call, events, fast, lifecycle, notify, snapshots
-from mediator.optee.core import M32, Core, Registers
+from mediator.optee.core import M32, Core, FusedWalk, Registers
 from mediator.optee.lifecycle import Probe
 from mediator.optee.records import Guest
 from mediator.optee.settings import MediatorSettings
@@ -130,9 +130,20 @@ class OpteeMediator:
         """Look for an OP-TEE with virtualization and learn its thread count."""
         return await lifecycle.probe(self._core, sys)
 
-    async def guest_created(self, sys: Syscalls, guest: int) -> bool:
-        """``False``: the TEE refused the guest. ``ValueError``: the id is in use."""
-        return await lifecycle.guest_created(self._core, sys, guest)
+    def probed(self, threads: int) -> None:
+        """The TEE was found before, by somebody else, and has ``threads`` threads."""
+        self._core.threads = threads
+
+    def walk_fused(self, walker: FusedWalk) -> None:
+        """From now on read and pin page lists with ``walker``."""
+        self._core.fused = walker
+
+    async def guest_created(self, sys: Syscalls, guest: int, client: int | None = None) -> bool:
+        """``False``: the TEE refused the guest. ``ValueError``: the id is in use.
+
+        ``client``: its client id, if it is not the one that the settings say.
+        """
+        return await lifecycle.guest_created(self._core, sys, guest, client)
 
     async def guest_destroyed(self, sys: Syscalls, guest: int) -> bool:
         """``False``: preempted, or entries are still in flight; enter again."""

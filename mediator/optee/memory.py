@@ -16,7 +16,7 @@ import numpy as np
 
 from mediator.host import PAGE_LIST_ENTRIES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, HostError
 from mediator.optee import events
-from mediator.optee.core import Core
+from mediator.optee.core import WALK_PREEMPTED, WALKED, Core, FusedWalk
 from mediator.optee.records import Buffer, Guest
 from mediator.optee.syscalls import Syscalls
 from smccc.constants import tee
@@ -83,6 +83,8 @@ async def walk(core: Core, sys: Syscalls, guest: Guest, buffer: Buffer) -> int:
     pages, longest, batch = buffer.pages, limits.walk_entries, limits.pin_entries
     if buffer.done == pages:
         return DONE
+    if core.fused is not None and longest >= batch and not buffer.contiguous:
+        return await _walk_fused(core, sys, guest, buffer, core.fused)
     while True:
         step = pages - buffer.read
         if step > longest:
@@ -113,6 +115,19 @@ async def walk(core: Core, sys: Syscalls, guest: Guest, buffer: Buffer) -> int:
             return PREEMPTED
 
 
+async def _walk_fused(
+    core: Core, sys: Syscalls, guest: Guest, buffer: Buffer, fused: FusedWalk
+) -> int:
+    """The same walk where each request has its price: all steps in one."""
+    left, step = buffer.pages - buffer.read, core.settings.limits.walk_entries
+    entries, buffer.next_ipa, end = await fused(sys, guest.id, buffer.next_ipa, left, step)
+    buffer.read += len(entries) // 8
+    _keep(core, guest, buffer, entries, without_offsets(entries), core.settings.entry_offsets)
+    if end == WALKED:
+        return DONE
+    return PREEMPTED if end == WALK_PREEMPTED else tee.TEE_ERROR_BAD_PARAMETERS
+
+
 async def _pin(core: Core, sys: Syscalls, guest: Guest, buffer: Buffer, words: bytes) -> int:
     """Pin the pages in ``words``, the next entries of the list: DONE or a TEE error."""
     frames = await sys.pin_pages(guest.id, words)
@@ -123,8 +138,16 @@ async def _pin(core: Core, sys: Syscalls, guest: Guest, buffer: Buffer, words: b
     entries = frames
     if core.settings.entry_offsets and not buffer.contiguous:
         entries = with_offsets(frames, words)
-    _emit(buffer, entries)
-    count = len(words) // 8
+    _keep(core, guest, buffer, entries, frames, True)
+    return DONE
+
+
+def _keep(
+    core: Core, guest: Guest, buffer: Buffer, entries: bytes, frames: bytes, offsets: bool
+) -> None:
+    """Note the next ``frames`` of the buffer, which are pinned; ``entries`` have offsets too."""
+    _emit(buffer, entries if offsets else frames)
+    count = len(frames) // 8
     buffer.done += count
     if count == buffer.pages:
         buffer.frames = frames
@@ -134,7 +157,6 @@ async def _pin(core: Core, sys: Syscalls, guest: Guest, buffer: Buffer, words: b
         buffer.frames += frames
     if buffer.done == buffer.pages and core.sink is not None:
         core.sink(events.BufferTaken(guest.id, buffer.kind, buffer.reference, buffer.pages))
-    return DONE
 
 
 def _in_a_row(first: int, count: int) -> bytes:
@@ -162,6 +184,22 @@ def with_offsets(frames: bytes, words: bytes) -> bytes:
         return frames
     joined: bytes = (np.frombuffer(frames, "<u8") | offsets).tobytes()
     return joined
+
+
+def without_offsets(entries: bytes) -> bytes:
+    """Page addresses of ``entries``: nearly always ``entries`` itself."""
+    count = len(entries) // 8
+    if count <= SMALL_LIST:
+        words = struct.unpack(f"<{count}Q", entries)
+        if not any(word & PAGE_MASK for word in words):
+            return entries
+        return struct.pack(f"<{count}Q", *[word & ~PAGE_MASK for word in words])
+    array = np.frombuffer(entries, "<u8")
+    offsets = array & np.uint64(PAGE_MASK)
+    if not offsets.any():
+        return entries
+    frames: bytes = (array ^ offsets).tobytes()
+    return frames
 
 
 def _emit(buffer: Buffer, frames: bytes) -> None:
