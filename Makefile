@@ -16,7 +16,7 @@ CONSUMER_VENV := build/consumer-venv
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint style types imports dependencies licences format docs doctest dist packaging gates bench speed soak ci clean
+.PHONY: help run test lint style types imports dependencies licences format docs doctest dist packaging gates bench speed explore soak ci clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -68,6 +68,9 @@ packaging: dist ## wheel contents, and the consumers against the wheel in a fres
 	OPTEE_MEDIATOR_DIST=$(CURDIR)/dist \
 	OPTEE_MEDIATOR_CONSUMER_PYTHON=$(CURDIR)/$(CONSUMER_VENV)/bin/python \
 	$(PYTEST) -q tests/packaging
+
+explore: $(VENV)/.test ## docs/evidence/explorer.md anew: all interleavings, some minutes
+	$(BIN)/python -m tests.explore.evidence > docs/evidence/explorer.md
 
 gates: $(VENV)/.test ## the deterministic speed gates: counts, not times
 	$(PYTEST) -q tests/gates

@@ -37,6 +37,7 @@ from smccc.constants import optee_smc as smc
 from smccc.wire import HEADER_SIZE, MESSAGE
 
 T = TypeVar("T")
+BACK: Final = "comes back from the TEE"
 Registers = tuple[int, ...]
 Param = tuple[int, int, int, int]
 Event = tuple[object, ...]
@@ -126,7 +127,7 @@ def _secure_call(method: Callable[..., object]) -> Callable[..., Awaitable[objec
     def system_call(*arguments: object) -> Generator[object, None, object]:
         yield "smc"
         answer = method(*arguments)
-        yield "comes back from the TEE"
+        yield BACK
         return answer
 
     return system_call
@@ -240,6 +241,12 @@ class Bench:
         except StopIteration as end:
             result: T = end.value
             return result
+
+    def queue_up(self, actor: Coroutine[object, None, T]) -> Coroutine[object, None, T]:
+        """Let an actor go on before the run until the TEE has answered it for the first time."""
+        while actor.send(None) != BACK:
+            pass
+        return actor
 
     def violations(self) -> Sequence[str]:
         """See :class:`mediator.explore.engine.Run`; likewise below."""

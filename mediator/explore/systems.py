@@ -246,8 +246,8 @@ def _two_waiters(events: list[Event] | None) -> Run:
     thread = bench.interrupted(GUEST, 0, invoke(sessions[0], Patient.HOLD))
     bench.add("sender", _go_on(bench, GUEST, 0, 0, thread, len(invoke(0, 0))))
     for vcpu in (1, 2):
-        body = invoke(sessions[vcpu], Patient.LOCK)
-        bench.add(f"waiter {vcpu}", bench.drive(GUEST, vcpu, vcpu, body))
+        waiter = bench.drive(GUEST, vcpu, vcpu, invoke(sessions[vcpu], Patient.LOCK))
+        bench.add(f"waiter {vcpu}", bench.queue_up(waiter))
     return bench
 
 
@@ -274,8 +274,10 @@ def _wait_across(events: list[Event] | None, *, waiters: int, notified: bool) ->
         assert bench.now(bench.enable(OTHER, 0)) == 0
     bench.add("sender", _go_on(bench, GUEST, 0, 0, thread, len(invoke(0, 0))))
     for vcpu in range(waiters):
-        body = invoke(sessions[vcpu], Patient.LOCK)
-        bench.add(f"waiter {vcpu + 1}", bench.drive(OTHER, vcpu, vcpu, body))
+        waiter = bench.drive(OTHER, vcpu, vcpu, invoke(sessions[vcpu], Patient.LOCK))
+        if waiters > 1:
+            waiter = bench.queue_up(waiter)
+        bench.add(f"waiter {vcpu + 1}", waiter)
     bench.add("interrupt", bench.interrupts())
     if notified:
         bench.add("handler", bench.handler(OTHER, waiters))
@@ -366,7 +368,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = MappingProxyType(
         for name, about, make in (
             (
                 "two-waiters",
-                "two processors of a guest wait for a lock that a third gives back",
+                "two processors, in the TEE's queue for a lock, begin to wait; a third gives it back",
                 _two_waiters,
             ),
             (
@@ -376,7 +378,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = MappingProxyType(
             ),
             (
                 "two-waiters-across",
-                "two processors of such a guest wait",
+                "two processors of such a guest, in the TEE's queue, begin to wait",
                 partial(_wait_across, waiters=2, notified=False),
             ),
             (
