@@ -16,10 +16,11 @@ CONSUMER_VENV := build/consumer-venv
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint style types imports dependencies licences format docs doctest dist packaging gates bench speed explore soak ci clean
+.PHONY: help run test lint style types imports dependencies licences format docs doctest dist packaging gates bench speed explore \
+    compiled compiled-check compiled-speed soak ci clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 run: $(VENV)/.run ## simulate the built-in scenario and print its result table
 	$(BIN)/optee-mediator run $(ARGS)
@@ -80,6 +81,15 @@ bench: $(VENV)/.test ## all benchmarks as ratios, median of 9 rounds; exit 1 on 
 
 speed: $(VENV)/.test ## docs/evidence/speed.md anew; wants a machine that does nothing else
 	$(BIN)/python -m benchmarks --markdown docs/evidence/speed.md $(ARGS)
+
+compiled: $(VENV)/.dev ## a copy of the project with its hot modules compiled, in build/compiled
+	$(BIN)/python -m benchmarks.compiled.build $(ARGS)
+
+compiled-check: $(VENV)/.dev ## the compiled modules behave as the interpreted ones
+	$(BIN)/python -m benchmarks.compiled.check
+
+compiled-speed: $(VENV)/.dev ## how much faster they make an invoke; exit 1 if less than 1.4 times
+	$(BIN)/python -m benchmarks.compiled $(ARGS)
 
 soak: $(VENV)/.test ## property tests at random and for hours; finds are kept in .hypothesis
 	HYPOTHESIS_PROFILE=soak $(PYTEST) -n $(JOBS) --dist worksteal -q -o timeout=0 $(ARGS)

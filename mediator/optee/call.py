@@ -487,8 +487,10 @@ async def return_from_rpc(
             call.leaving = True
             try:
                 out = await rpc.answer_in(core, sys, guest, call, regs)
-            finally:
+            except BaseException:  # not finally: mypyc miscompiles an await in there
                 await rpc.put_down(core, sys, call)
+                raise
+            await rpc.put_down(core, sys, call)
             call.leaving = False
             if out is not None:
                 return out
