@@ -91,6 +91,13 @@ Exit codes: 0 all well, 1 a check failed, a kernel complained or an invariant wa
     help="Do not offer RPC arguments behind messages: the driver uses the older style of calls.",
 )
 @click.option(
+    "--notifications/--no-notifications",
+    default=True,
+    show_default=True,
+    help="Offer asynchronous notifications. Without them the mediator keeps the waits of TEE threads "
+    "for the guest.",
+)
+@click.option(
     "--checkers/--no-checkers",
     default=None,
     help="Watch the invariants I1 to I8; doubles our part of a call.  [default: only with --fault]",
@@ -162,6 +169,7 @@ def live(
     bell: str | None,
     conduit: str,
     classic: bool,
+    notifications: bool,
     checkers: bool | None,
     bench: bool,
     commands: tuple[str, ...],
@@ -200,7 +208,7 @@ def live(
             ),
             platform=LiveSettings(
                 seed=seed,
-                mediator=mediator_settings(classic),
+                mediator=mediator_settings(classic, notifications),
                 secure_world=SecureWorldSettings(threads=threads),
                 checkers=bool(faults) if checkers is None else checkers,
             ),

@@ -69,11 +69,12 @@ def terminated(_signal: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + signal.SIGTERM)
 
 
-def mediator_settings(classic: bool) -> MediatorSettings:
-    """The mediator for drivers of the newer or the older style of calls."""
-    if not classic:
-        return MediatorSettings()
-    return MediatorSettings(capabilities=OFFERED_CAPABILITIES & ~smc.OPTEE_SMC_SEC_CAP_RPC_ARG)
+def mediator_settings(classic: bool, notifications: bool = True) -> MediatorSettings:
+    """The mediator for drivers of the newer or the older style of calls, with notifications or not."""
+    hidden = smc.OPTEE_SMC_SEC_CAP_RPC_ARG if classic else 0
+    if not notifications:
+        hidden |= smc.OPTEE_SMC_SEC_CAP_ASYNC_NOTIF
+    return MediatorSettings(capabilities=OFFERED_CAPABILITIES & ~hidden)
 
 
 def printable(text: str) -> str:

@@ -27,7 +27,9 @@ KILL: Final = "kill"
 NO_INTERRUPTS: Final = "no-interrupts"
 LATE_INTERRUPTS: Final = "late-interrupts"
 DROP_INTERRUPT: Final = "drop-interrupt"
-INTERRUPTS: Final = (NO_INTERRUPTS, LATE_INTERRUPTS, DROP_INTERRUPT)
+DROP_NOTIFICATION: Final = "drop-notification"
+"""The secure world's next interrupt, which is for the mediator, is lost."""
+INTERRUPTS: Final = (NO_INTERRUPTS, LATE_INTERRUPTS, DROP_INTERRUPT, DROP_NOTIFICATION)
 LATE: Final = 100_000_000
 """ns by which an interrupt is late: dozens of a kernel's ticks."""
 
@@ -175,6 +177,7 @@ class Saboteur:
         self._lie: Registers4 | int | None = None
         self._forgery: Callable[[random.Random, int, bytes], bytes] | None = None
         self._drop = 0
+        self._drop_notification = 0
         self.plan = FaultPlan()
         self.done: list[PlannedFault] = []
         self.interrupts = True
@@ -205,6 +208,8 @@ class Saboteur:
             self.late = LATE
         elif kind == DROP_INTERRUPT:
             self._drop += 1
+        elif kind == DROP_NOTIFICATION:
+            self._drop_notification += 1
         elif kind in REFUSALS:
             self.plan.fail(REFUSALS[kind])
         elif kind in FORGERIES:
@@ -223,6 +228,13 @@ class Saboteur:
             self._drop -= 1
             return None
         return self.late
+
+    def notification(self) -> bool:
+        """The secure world raises its interrupt; ``True``: it is lost."""
+        if not self._drop_notification:
+            return False
+        self._drop_notification -= 1
+        return True
 
     def answer(self, _call: Registers8, registers: Registers4) -> Registers4:
         """See :class:`secure_world.fault.Fault`."""

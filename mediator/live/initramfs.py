@@ -112,7 +112,7 @@ _STEPS: Final[Mapping[str, str]] = {
     PROBE: """\
 {load}
 check probe printed 'optee: initialized driver' 1
-check enumeration test -n "$(ls /sys/bus/tee/devices)"
+{notified}check enumeration test -n "$(ls /sys/bus/tee/devices)"
 echo "@@ devices info 0 $(ls /sys/bus/tee/devices | tr '\\n' ' ')"
 """,
     RNG: """\
@@ -138,6 +138,7 @@ check unload-again rmmod optee
 """,
 }
 
+_NOTIFIED: Final = "check notifications printed 'optee: Asynchronous notifications enabled' 1\n"
 _TAIL: Final = """\
 dmesg | grep -E 'optee|tee:' | sed 's/^/log: /'
 echo "@@ end ok $(us)"
@@ -153,11 +154,13 @@ class InitramfsError(ValueError):
 class Contents:
     """What goes into a guest beside the base. ``files``: guest path to (contents, mode).
 
-    ``steps``: parts of the built-in workload. ``commands``: shell lines after them. ``shell``: an
+    ``steps``: parts of the built-in workload. ``notifications``: the driver is to say that it has enabled
+    them. ``commands``: shell lines after them. ``shell``: an
     interactive one at the end. ``images``: TA images for the supplicant.
     """
 
     steps: Sequence[str] = STEPS
+    notifications: bool = False
     commands: Sequence[str] = ()
     shell: bool = False
     workload: bytes | None = attrs.field(default=None, repr=False)
@@ -173,7 +176,8 @@ def script(modules: Sequence[str], contents: Contents) -> str:
     for step in contents.steps:
         if step in (CLIENT, BENCH) and contents.workload is None:
             continue
-        lines.append(_STEPS[step].replace("{load}", load))
+        notified = _NOTIFIED if contents.notifications else ""
+        lines.append(_STEPS[step].replace("{load}", load).replace("{notified}", notified))
     if contents.commands:
         for number, command in enumerate(contents.commands):
             name = f"run{number + 1}" if len(contents.commands) > 1 else "run"

@@ -19,11 +19,12 @@ TICK: Final = 4_000_000
 class LiveMonitor:
     """Implements :class:`secure_world.monitor.Monitor` and the clock of the host."""
 
-    __slots__ = ("_began", "_clock", "_origin", "debt", "notify", "tick")
+    __slots__ = ("_began", "_clock", "_latest", "_origin", "debt", "notify", "tick")
 
     def __init__(self, clock: Callable[[], int] = time.monotonic_ns, tick: int = TICK) -> None:
         self._clock = clock
         self._origin = self._began = clock()
+        self._latest = 0
         self.tick = tick
         self.debt = 0
         """ns that the call in progress has worked in the model, but not in reality."""
@@ -35,8 +36,15 @@ class LiveMonitor:
         self.debt = 0
 
     def now(self) -> int:
-        """ns since the platform began, with what the call in progress has charged."""
-        return self._clock() - self._origin + self.debt
+        """ns since the platform began, with what the call in progress has charged.
+
+        Never decreases: after a call with a debt time stands still until reality has caught up.
+        """
+        now = self._clock() - self._origin + self.debt
+        if now < self._latest:
+            return self._latest
+        self._latest = now
+        return now
 
     def time(self) -> int:
         """The same: this is the clock of what is recorded, as a machine's is."""

@@ -22,15 +22,18 @@ from mediator.hypervisor.machine_events import (
     GuestCreated,
     GuestDestroyed,
     GuestDying,
+    PhysicalInterrupt,
     PsciCall,
     TrapEnter,
     TrapExit,
     TrapUndefined,
 )
 from mediator.hypervisor.memory import PhysicalMemory
+from mediator.hypervisor.monitor import NOTIFICATION_INTID as RAISED_INTID
 from mediator.hypervisor.services import NOT_SUPPORTED, ServiceSettings
 from mediator.hypervisor.traps import PSCI, TEE, Dispatcher
 from mediator.hypervisor.traps import UNDEFINED as UNDEFINED_TRAP
+from mediator.live.image import NOTIFICATION_INTID
 from mediator.live.mailbox import KERNEL_RAM, RAM_BASE
 from mediator.live.monitor import LiveMonitor
 from mediator.optee.settings import MediatorSettings
@@ -39,6 +42,7 @@ from secure_world.fault import Fault
 from secure_world.settings import SecureWorldSettings
 from secure_world.ta import TaRegistry
 from secure_world.world import SecureWorld
+from smccc.constants import optee_smc as smc
 
 Sink = Callable[[tuple[object, ...]], None]
 Registers8 = tuple[int, int, int, int, int, int, int, int]
@@ -50,8 +54,8 @@ FIRST_PA: Final = 32 << 30
 """Where physical memory begins; the first span is the mediator's, no guest's IPA is in any."""
 MAX_GUESTS: Final = 64
 """Guests in the life of one platform; their ranges are not used again."""
-MAX_TEARDOWN_STEPS: Final = 1 << 16
-"""Entries that the end of one guest may take; the largest legal one takes a few hundred."""
+MAX_STEPS: Final = 1 << 16
+"""Entries that the end of one guest or an interrupt may take; the largest legal one takes a few hundred."""
 
 
 class LiveError(Exception):
@@ -93,7 +97,9 @@ UNDEFINED: Final = UndefinedCall()
 class LivePlatform:
     """Memory, secure world and mediator of all live guests of this process.
 
-    ``sinks`` get every event of all parts. ``fault``: a liar in the secure world. ``inject``: ``(guest, intid)``, the way into a guest.
+    ``sinks`` get every event of all parts. ``fault``: a liar in the secure world. ``inject``:
+    ``(guest, intid)``, the way into a guest. The secure world's own interrupt enters the mediator as soon
+    as no call of it is in progress.
     """
 
     def __init__(
@@ -107,6 +113,15 @@ class LivePlatform:
         log: Callable[[int, str], None] | None = None,
     ) -> None:
         self.settings = settings = settings or LiveSettings()
+        self.lost: Callable[[], bool] | None = None
+        """Asked when the secure world raises its interrupt: whether it gets lost."""
+        self.wake: Callable[[int, int], None] | None = None
+        """``(guest, vCPU)``: told when a rest ends early."""
+        self.rests: dict[tuple[int, int], int] = {}
+        """``(guest, vCPU)`` whose call was served: until when, by the monitor's clock, it shall rest.
+        Whoever serves takes it out."""
+        self._inside = 0
+        self._raised = False
         self.watch = Watch() if settings.checkers else None
         listeners = tuple(filter(None, (self.watch, *sinks)))
         self.sink: Sink | None = None
@@ -119,6 +134,7 @@ class LivePlatform:
         self.bus = SecureBus(self.memory, sink=sink)
         world = attrs.evolve(settings.secure_world, seed=settings.seed ^ settings.secure_world.seed)
         self.registry = registry if registry is not None else registry_with_rng()
+        self.monitor.notify = self._raise
         self.secure_world = SecureWorld(
             self.bus, world, self.monitor, sink, registry=self.registry, fault=fault
         )
@@ -127,10 +143,14 @@ class LivePlatform:
             secure_smc=self.secure_world.smc,
             inject_virq=inject,
             now=self.monitor.now,
+            park_vcpu=self._park,
+            wake_vcpu=self._wake,
             log=log,
             sink=sink,
         )
-        self.tee = InHypervisor(self.host, settings.mediator, sink)
+        # The guests' device trees say the same.
+        offers = attrs.evolve(settings.mediator, notification_virq=NOTIFICATION_INTID)
+        self.tee = InHypervisor(self.host, offers, sink)
         self._dispatcher = Dispatcher(ServiceSettings(), self.tee)
         if self.watch is not None:
             standard_watch(self.watch, self.memory, self.host, self.tee.mediator, bus=self.bus)
@@ -141,6 +161,12 @@ class LivePlatform:
         """Who is told of the calls of a guest, and of the answers."""
         self._born = 0
         self._ranges: dict[int, tuple[int, int]] = {}
+
+    @property
+    def offers_notifications(self) -> bool:
+        """Whether guests are offered asynchronous notifications."""
+        offered = self.settings.mediator.capabilities & smc.OPTEE_SMC_SEC_CAP_ASYNC_NOTIF
+        return bool(offered) and self.settings.secure_world.async_notifications
 
     def add_guest(self, name: str, ram: memoryview) -> int:
         """A guest whose RAM is ``ram``; its id. :class:`LiveError` if there is no room for it.
@@ -157,7 +183,12 @@ class LivePlatform:
         self._ranges[guest] = pa, len(ram) - offset
         self.host.add_guest(guest)
         self.host.populate(guest, KERNEL_RAM, len(ram) - offset >> _PAGE_SHIFT, pa=pa)
-        if self.tee.create_guest(guest) != DONE:
+        self._inside += 1
+        try:
+            taken = self.tee.create_guest(guest) == DONE
+        finally:
+            self._inside -= 1
+        if not taken:
             self.memory.detach(*self._ranges.pop(guest))
             self.host.remove_guest(guest)
             raise LiveError(f"guest {name!r} was refused by the secure world")
@@ -169,11 +200,16 @@ class LivePlatform:
         """The guest is gone: release everything of it."""
         if self.sink is not None:
             self.sink(GuestDying(guest))
-        for _ in range(MAX_TEARDOWN_STEPS):
-            if not isinstance(self.tee.destroy_guest(guest), Preempted):
-                break
-        else:
-            raise LiveError(f"the mediator does not come to an end with guest {guest}")
+        self._inside += 1
+        try:
+            for _ in range(MAX_STEPS):
+                if not isinstance(self.tee.destroy_guest(guest), Preempted):
+                    break
+            else:
+                raise LiveError(f"the mediator does not come to an end with guest {guest}")
+        finally:
+            self._inside -= 1
+        self._take_interrupt()  # a lock that the guest held is another's now
         quarantined = self.host.record(guest).quarantined
         if not quarantined:
             self.memory.detach(*self._ranges.pop(guest))
@@ -200,7 +236,13 @@ class LivePlatform:
             listener = self.recordings.get(guest)
             if listener is not None:
                 listener.call(vcpu, frame)
-            outcome = self.tee.handle(guest, vcpu, frame)
+            self._inside += 1
+            try:
+                outcome = self.tee.handle(guest, vcpu, frame)
+            finally:
+                self._inside -= 1
+            if self._raised:
+                self._take_interrupt()
             answer = outcome.regs if isinstance(outcome, Completed) else ()
             if listener is not None:
                 listener.answer(vcpu, answer or (NOT_SUPPORTED, *regs[1:]))
@@ -216,6 +258,36 @@ class LivePlatform:
         if sink is not None:
             sink(TrapExit(guest, vcpu, not hvc, answer))
         return answer
+
+    def _raise(self) -> None:
+        """The secure world raises its interrupt, in a call or between calls."""
+        if self.lost is not None and self.lost():
+            return
+        self._raised = True
+        self._take_interrupt()
+
+    def _take_interrupt(self) -> None:
+        """Enter the mediator for the secure world's interrupt, unless it is in a call."""
+        while self._raised and not self._inside:
+            self._raised = False
+            if self.sink is not None:
+                self.sink(PhysicalInterrupt(RAISED_INTID))
+            self._inside += 1
+            try:
+                for _ in range(MAX_STEPS):
+                    if not isinstance(self.tee.notification_interrupt(), Preempted):
+                        break
+                else:
+                    raise LiveError("the mediator does not come to an end with an interrupt")
+            finally:
+                self._inside -= 1
+
+    def _park(self, guest: int, vcpu: int, until: int) -> None:
+        self.rests[guest, vcpu] = until
+
+    def _wake(self, guest: int, vcpu: int) -> None:
+        if self.rests.pop((guest, vcpu), None) is None and self.wake is not None:
+            self.wake(guest, vcpu)
 
 
 class _Fan:

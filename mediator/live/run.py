@@ -22,12 +22,14 @@ from mediator.live.faults import PlannedFault, Saboteur, verdict
 from mediator.live.guest import LineSink, LiveGuest
 from mediator.live.image import HVC, SMC, Software
 from mediator.live.initramfs import Contents
+from mediator.live.notifier import NOTIFIER, make_notifier
 from mediator.live.platform import LiveError, LivePlatform, LiveSettings, Sink
 from mediator.live.qemu import BoardSettings, at_el3
 from mediator.live.record import Recording
 from mediator.live.service import Service
 from mediator.live.trace import LiveTrace
 from secure_world.apps.cipher import MissingExtra, require_crypto
+from secure_world.apps.rng import registry_with_rng
 from secure_world.ta import TaRegistry
 
 DEFAULT_SECONDS: Final = 60.0
@@ -93,7 +95,7 @@ class Run:
         self.platform = LivePlatform(
             settings.platform,
             sinks=sinks,
-            registry=registry,
+            registry=_own_registry(registry),
             inject=self._inject,
             fault=self.saboteur,
         )
@@ -101,12 +103,17 @@ class Run:
             trace.begin(self.platform.monitor)
             self._files.push(trace)
         self.service = Service(self.platform, lines=lines)
+        self.platform.registry.register(
+            make_notifier(self.platform.secure_world, self.service.after)
+        )
         if self.saboteur is not None:
+            self.platform.lost = self.saboteur.notification
             self.platform.host.faults = self.saboteur.plan
             self.service.before = self.saboteur.before
         self.service.times = []
         contents = Contents(
             steps=settings.steps,
+            notifications=self.platform.offers_notifications,
             commands=settings.commands,
             shell=settings.shell,
             workload=workload,
@@ -135,13 +142,9 @@ class Run:
                 if self.platform.sink is not None:
                     self.platform.sink(VirqPending(ident, -1, intid))
                 if late:
-                    self.service.after(late, partial(self._late, guest, intid))
+                    self.service.after(late, partial(self.service.interrupt, guest, intid))
                 else:
-                    guest.raise_interrupt(intid)
-
-    def _late(self, guest: LiveGuest, intid: int) -> None:
-        if guest.ended is None:
-            guest.raise_interrupt(intid)
+                    self.service.interrupt(guest, intid)
 
     def __enter__(self) -> Run:
         return self
@@ -232,6 +235,12 @@ class Run:
             verdict="" if self.saboteur is None else verdict(guests[0], self.saboteur),
             pins=sum(self.platform.host.pinned(guest.ident) for guest in self.service.guests),
         )
+
+
+def _own_registry(given: TaRegistry | None) -> TaRegistry:
+    """A copy, for the application that belongs to this run alone."""
+    known = registry_with_rng() if given is None else given
+    return TaRegistry([a for a in known.applications() if a.uuid != NOTIFIER])
 
 
 def _load_ahead() -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The loop that serves live guests: one thread, one ``select`` over the sockets of all of them.
 
-An answer may be due later (a secure world that "worked"): it waits in a heap, and everybody else is
-served meanwhile. With more than one vCPU a bell may wake the wrong one, so it is repeated each
+An answer may be due later (a secure world that "worked", a vCPU that rests): it waits in a heap, and
+everybody else is served meanwhile. With more than one vCPU a bell may wake the wrong one, so it is repeated each
 millisecond until the answer has been taken.
 """
 
@@ -61,6 +61,8 @@ class Service:
         """Asked before a call of a guest is served; ``True`` kills the guest instead."""
         self.times: list[int] | None = None
         """ns of our part of each call, if somebody wants them."""
+        self._pauses: dict[tuple[int, int], _Pause] = {}
+        platform.wake = self._end_rest
         self._selector = selectors.DefaultSelector()
         self._due: list[tuple[int, int, Callable[[], None]]] = []
         self._sequence = 0
@@ -256,26 +258,55 @@ class Service:
             box.undefined()
             self._wake(guest, box)
             return
-        debt = platform.monitor.debt
-        if debt < SOON:
+        monitor = platform.monitor
+        debt = rest = monitor.debt
+        if platform.rests:
+            until = platform.rests.pop((guest.ident, index), 0)
+            rest += max(0, until - monitor.now())
+        if rest < SOON:
             box.answer(answer)
             self._wake(guest, box)
         else:
-            self._busy(guest, box, answer, debt)
+            self._pause(guest, index, answer, debt, rest)
 
-    def _busy(self, guest: LiveGuest, box: Mailbox, answer: tuple[int, ...], debt: int) -> None:
-        """The secure world works: nobody sees the answer before that is over."""
+    def _pause(
+        self, guest: LiveGuest, index: int, answer: tuple[int, ...], debt: int, rest: int
+    ) -> None:
+        """The secure world works for ``debt`` ns: nobody sees the answer before that is over.
+
+        The vCPU rests for ``rest`` ns in all, unless it is woken.
+        """
         # The state stays REQUEST for the vCPU; for us the call is taken.
-        taken = _Taken(box)
-        guest.mailboxes[guest.mailboxes.index(box)] = taken
+        box = guest.mailboxes[index]
+        guest.mailboxes[index] = _Taken(box)
+        pause = _Pause(guest, index, box, answer, time.monotonic_ns() + debt)
+        self._pauses[guest.ident, index] = pause
+        self.after(rest, partial(self._resume, pause))
 
-        def finish() -> None:
+    def _resume(self, pause: _Pause) -> None:
+        """A pause is over, or would have been if the vCPU had not been woken."""
+        guest = pause.guest
+        place = guest.ident, pause.index
+        if self._pauses.get(place) is pause:
+            del self._pauses[place]
             if guest.ended is None:
-                guest.mailboxes[guest.mailboxes.index(taken)] = box
-                box.answer(answer)
-                self._wake(guest, box)
+                guest.mailboxes[pause.index] = pause.box
+                pause.box.answer(pause.answer)
+                self._wake(guest, pause.box)
 
-        self.after(debt, finish)
+    def _end_rest(self, ident: int, index: int) -> None:
+        """End the rest of a vCPU, but not the work of its call."""
+        pause = self._pauses.get((ident, index))
+        if pause is not None:
+            self.after(max(0, pause.busy_until - time.monotonic_ns()), partial(self._resume, pause))
+
+    def interrupt(self, guest: LiveGuest, intid: int) -> None:
+        """Raise an interrupt in a guest that runs; its resting vCPUs get up for it."""
+        if guest.ended is None:
+            guest.raise_interrupt(intid)
+            for ident, index in list(self._pauses):
+                if ident == guest.ident:
+                    self._end_rest(ident, index)
 
     def _forward(self, guest: LiveGuest, regs: tuple[int, ...], box: Mailbox) -> None:
         function = regs[0] & 0xFFFF_FFFF
@@ -312,6 +343,27 @@ class Service:
             guest.rung_again += 1
             guest.ring()
             self.after(RING_AGAIN, partial(self._ring_again, guest, box))
+
+
+class _Pause:
+    """An answer that is due later."""
+
+    __slots__ = ("answer", "box", "busy_until", "guest", "index")
+
+    def __init__(
+        self,
+        guest: LiveGuest,
+        index: int,
+        box: Mailbox,
+        answer: tuple[int, ...],
+        busy_until: int,
+    ) -> None:
+        self.guest = guest
+        self.index = index
+        self.box = box
+        self.answer = answer
+        self.busy_until = busy_until
+        """By the system's monotonic clock: the secure world works for so long."""
 
 
 class _Taken(Mailbox):

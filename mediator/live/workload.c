@@ -17,7 +17,8 @@
 
 #define PTA(last) { 0x5f1c6a52, 0x9d0e, 0x4c64, { 0x9b, 0x53, 0x3d, 0x6f, 0x2a, 0x7b, 0xe0, last } }
 static const TEEC_UUID arithmetic = PTA(0x01), memory = PTA(0x02), locker = PTA(0x03);
-static const TEEC_UUID clock_ta = PTA(0x04), panicker = PTA(0x05), nobody = PTA(0xff);
+static const TEEC_UUID clock_ta = PTA(0x04), panicker = PTA(0x05), notifier = PTA(0x06);
+static const TEEC_UUID nobody = PTA(0xff);
 static const TEEC_UUID echo = { 0x7a3b9a4e, 0x5c1d, 0x4f0e,
                                 { 0x9a, 0x55, 0x0f, 0x1e, 0x2d, 0x3c, 0x4b, 0x5a } };
 static const TEEC_UUID storage = { 0xc0a6b1f2, 0x93d7, 0x4e0c,
@@ -373,6 +374,133 @@ static int test_concurrent(void)
     return 1;
 }
 
+/* Interrupts that the driver has taken, on all processors; -1 without such a line. */
+static long interrupts(void)
+{
+    char line[400];
+    long sum = -1;
+    FILE *file = fopen("/proc/interrupts", "r");
+    while (file && fgets(line, sizeof line, file)) {
+        if (!strstr(line, "optee"))
+            continue;
+        char *at = strchr(line, ':'), *end;
+        for (sum = 0, at++;; at = end) {
+            long count = strtol(at, &end, 10);
+            if (end == at)
+                break;
+            sum += count;
+        }
+    }
+    if (file)
+        fclose(file);
+    return sum;
+}
+
+/* Whether the driver takes another interrupt within five seconds. */
+static int interrupted(long before)
+{
+    for (int i = 0; i < 1000; i++) {
+        if (interrupts() > before)
+            return 1;
+        usleep(5000);
+    }
+    return 0;
+}
+
+/* The secure world sends a value, a number of times, after some milliseconds. */
+static TEEC_Result notify(TEEC_Session *s, uint32_t value, uint32_t after, uint32_t times, uint32_t gap)
+{
+    uint32_t origin;
+    TEEC_Operation op = { .paramTypes = TEEC_PARAM_TYPES(TEEC_VALUE_INPUT, TEEC_VALUE_INPUT, 0, 0) };
+    op.params[0].value.a = value;
+    op.params[0].value.b = after;
+    op.params[1].value.a = times;
+    op.params[1].value.b = gap;
+    return TEEC_InvokeCommand(s, 0, &op, &origin);
+}
+
+static void *wait_value(void *argument)
+{
+    TEEC_Session s;
+    uint32_t origin;
+    TEEC_Operation op = { .paramTypes = TEEC_PARAM_TYPES(TEEC_VALUE_INPUT, 0, 0, 0) };
+    op.params[0].value.a = (uint32_t)(intptr_t)argument;
+    op.params[0].value.b = 10; /* ms until it is sent */
+    if (begin(&s, &notifier, &origin))
+        return (void *)1;
+    TEEC_Result r = TEEC_InvokeCommand(&s, 1, &op, &origin);
+    TEEC_CloseSession(&s);
+    return (void *)(intptr_t)(r != 0);
+}
+
+static int test_notify(void)
+{
+    TEEC_Session s;
+    uint32_t origin = 0;
+    pthread_t threads[3];
+    void *failed;
+    int failures = 0;
+    OK(begin(&s, &notifier, &origin));
+    long before = interrupts();
+    if (before < 0) {
+        IS(notify(&s, 0, 0, 1, 0), TEEC_ERROR_NOT_SUPPORTED);
+        TEEC_CloseSession(&s);
+        skipped = 1;
+        return wrong("the driver has not enabled notifications");
+    }
+    OK(notify(&s, 0, 0, 1, 0)); /* in the call: a bottom half */
+    CHECK(interrupted(before));
+    before = interrupts();
+    OK(notify(&s, 0, 20, 1, 0)); /* while the guest is idle */
+    CHECK(interrupted(before));
+    before = interrupts();
+    OK(notify(&s, 0, 1, 5, 4)); /* bottom halves while there are calls, and waits for other values */
+    for (int i = 0; i < 3; i++)
+        pthread_create(&threads[i], NULL, wait_value, (void *)(intptr_t)(20 + i));
+    for (int i = 0; i < 3; i++) {
+        pthread_join(threads[i], &failed);
+        failures += failed != NULL;
+    }
+    CHECK(failures == 0);
+    CHECK(interrupts() > before);
+    TEEC_CloseSession(&s);
+    snprintf(detail, sizeof detail, "%ld interrupts", interrupts());
+    return 1;
+}
+
+/* A lock of the whole TEE: guests wait for each other. */
+static void *hold_shared(void *argument)
+{
+    TEEC_Session s;
+    uint32_t origin;
+    intptr_t failed = 0;
+    if (begin(&s, &locker, &origin))
+        return (void *)1;
+    for (int i = 0; i < 6 && !failed; i++) {
+        TEEC_Operation op = { .paramTypes = TEEC_PARAM_TYPES(TEEC_VALUE_INPUT, 0, 0, 0) };
+        int asleep = (i + (int)(intptr_t)argument) % 3 == 0;
+        op.params[0].value.a = asleep ? 2 : 50; /* milliseconds, or steps of 20 microseconds */
+        failed = TEEC_InvokeCommand(&s, asleep ? 3 : 1, &op, &origin) != 0;
+    }
+    TEEC_CloseSession(&s);
+    return (void *)failed;
+}
+
+static int test_everyones(void)
+{
+    pthread_t threads[2];
+    void *failed;
+    int failures = 0;
+    for (int i = 0; i < 2; i++)
+        pthread_create(&threads[i], NULL, hold_shared, (void *)(intptr_t)i);
+    for (int i = 0; i < 2; i++) {
+        pthread_join(threads[i], &failed);
+        failures += failed != NULL;
+    }
+    CHECK(failures == 0);
+    return 1;
+}
+
 static int test_bench(void)
 {
     TEEC_Session s;
@@ -410,6 +538,7 @@ static const struct {
     { "null", test_null },         { "shared", test_shared },   { "load", test_load },
     { "panic", test_panic },       { "storage", test_storage }, { "time", test_time },
     { "slow", test_slow },         { "cancel", test_cancel },   { "concurrent", test_concurrent },
+    { "notify", test_notify },     { "everyones", test_everyones },
     { "bench", test_bench },
 };
 

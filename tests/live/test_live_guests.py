@@ -143,7 +143,7 @@ def test_many_deaths_beside_a_guest_that_works(files: Bundle, cache: Path) -> No
 
 def test_an_interrupt_reaches_the_guest(files: Bundle) -> None:
     """The driver takes it and asks GET_ASYNC_NOTIF_VALUE: nothing is pending."""
-    command = "sleep 0.3; while ! grep -q '[1-9] .*optee' /proc/interrupts; do sleep 0.1; done"
+    command = "until awk '/optee/ { exit !$2 }' /proc/interrupts; do sleep 0.1; done"
     settings = run.RunSettings(steps=(PROBE,), commands=(command,))
     with run.Run(files, settings) as running:
         guest = running.start()

@@ -6,17 +6,21 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
+from mediator.live.image import NOTIFICATION_INTID
 from mediator.live.mailbox import KERNEL_RAM, RAM_BASE
 from mediator.live.monitor import LiveMonitor
 from mediator.live.platform import FIRST_PA, FORWARD, SPAN, UNDEFINED, LivePlatform
 from mediator.live.result import Check, parse_check
 from mediator.live.trace import LiveTrace
+from mediator.optee.notify import LONGEST_REST
 from mediator.scenario.perfetto import FIRST_GUEST
-from secure_world.apps.basic import Clock
+from secure_world.apps.basic import Clock, Locker
 from secure_world.apps.rng import RandomNumbers
+from secure_world.ta import Params, TaEnvironment, TrustedApplication
 from smccc.constants import arm_smccc, optee_msg, psci, tee
 from smccc.constants import optee_smc as smc
 from smccc.message import Message, Param, parse_message, uuid_to_value
@@ -50,6 +54,25 @@ class Buffer:
             answer = self.call(smc.OPTEE_SMC_CALL_RETURN_FROM_RPC, 0, 0, answer[3])
         assert answer[0] == smc.OPTEE_SMC_RETURN_OK
         return parse_message(self.ram[at : at + 4096].tobytes())
+
+    def leave_in(self, message: Message) -> int:
+        """Send a message; the status with which its thread leaves."""
+        at = MESSAGE - RAM_BASE
+        data = message.build()
+        self.ram[at : at + len(data)] = data
+        self.left = self.call(smc.OPTEE_SMC_CALL_WITH_ARG, MESSAGE >> 32, MESSAGE & 0xFFFFFFFF)
+        return self.left[0]
+
+    def go_on(self, *values: int) -> int:
+        """Come back to the thread that left; the status with which it leaves or ends."""
+        _, a1, a2, thread = self.left[:4]
+        a1, a2, a4, a5 = values or (a1, a2, 0, 0)
+        self.left = self.call(smc.OPTEE_SMC_CALL_RETURN_FROM_RPC, a1, a2, thread, a4, a5)
+        return self.left[0]
+
+    def allocated(self) -> int:
+        """Give it the page behind the message for its requests."""
+        return self.go_on(0, MESSAGE + 0x1000, 0, 0x77)
 
     def open(self, uuid: object) -> int:
         meta = optee_msg.OPTEE_MSG_ATTR_TYPE_VALUE_INPUT | optee_msg.OPTEE_MSG_ATTR_META
@@ -134,6 +157,117 @@ def test_long_work_lets_the_guest_tick() -> None:
     assert 10 <= guest.interrupted <= 20
 
 
+def test_a_value_interrupts_only_the_guest_that_listens_and_never_inside_a_call() -> None:
+    """The secure world may raise its interrupt in a call: the mediator is entered after it."""
+    injected: list[tuple[int, int]] = []
+
+    def inject(guest: int, intid: int) -> None:
+        assert not inside
+        injected.append((guest, intid))
+
+    inside = False
+    platform = LivePlatform(inject=inject)
+    first, second = Buffer(platform), Buffer(platform)
+    world = platform.secure_world
+    assert not world.notify(first.ident + 1, 3)
+    assert first.call(smc.OPTEE_SMC_ENABLE_ASYNC_NOTIF)[0] == 0
+    assert world.notify(first.ident + 1, 3)
+    assert injected == [(first.ident, NOTIFICATION_INTID)]
+
+    class Ringer(TrustedApplication):
+        uuid = UUID("5f1c6a52-9d0e-4c64-9b53-3d6f2a7be077")
+        name = "ringer"
+        pseudo = True
+
+        async def invoke(self, env: TaEnvironment, command: int, params: Params) -> int:
+            nonlocal inside
+            inside = True
+            for value in (5, 0):
+                world.notify(env.client_id, value)
+            inside = False
+            return tee.TEE_SUCCESS
+
+    platform.registry.register(Ringer)
+    for guest in (first, second):
+        guest.send(Message(optee_msg.OPTEE_MSG_CMD_INVOKE_COMMAND, 0, guest.open(Ringer.uuid)))
+    assert injected == [(first.ident, NOTIFICATION_INTID)] * 2
+    got = [first.call(smc.OPTEE_SMC_GET_ASYNC_NOTIF_VALUE)[1:3] for _ in range(4)]
+    valid, pending = smc.OPTEE_SMC_ASYNC_NOTIF_VALID, smc.OPTEE_SMC_ASYNC_NOTIF_PENDING
+    assert got == [(0, valid | pending), (3, valid | pending), (5, valid), (0, 0)]
+    platform.lost = lambda: True
+    assert world.notify(first.ident + 1, 7)
+    assert len(injected) == 2
+
+
+def test_an_interrupt_of_the_tee_at_the_end_of_a_guest() -> None:
+    """A guest dies that holds a lock of the whole TEE: the next one is told at once."""
+    injected: list[int] = []
+    platform = LivePlatform(inject=lambda guest, _intid: injected.append(guest))
+    first, second = Buffer(platform), Buffer(platform)
+    for guest in (first, second):
+        guest.call(smc.OPTEE_SMC_ENABLE_ASYNC_NOTIF)
+    hold = Param(optee_msg.OPTEE_MSG_ATTR_TYPE_VALUE_INPUT, 100)
+    for guest in (first, second):
+        session = guest.open(Locker.uuid)
+        command = Message(
+            optee_msg.OPTEE_MSG_CMD_INVOKE_COMMAND,
+            Locker.HOLD_SHARED_ASLEEP,
+            session,
+            params=(hold,),
+        )
+        assert guest.leave_in(command) == smc.OPTEE_SMC_RETURN_RPC_ALLOC
+        assert guest.allocated() == smc.OPTEE_SMC_RETURN_RPC_CMD
+    assert injected == []
+    platform.remove_guest(first.ident)
+    assert injected == [second.ident]
+
+
+def test_a_wait_that_the_mediator_keeps_lets_its_vcpu_rest() -> None:
+    """It rests for ever longer, until the other guest's release wakes it."""
+    platform = LivePlatform()
+    woken: list[tuple[int, int]] = []
+    platform.wake = lambda guest, vcpu: woken.append((guest, vcpu))
+    first, second = Buffer(platform), Buffer(platform)
+    hold = Param(optee_msg.OPTEE_MSG_ATTR_TYPE_VALUE_INPUT, 100)
+    statuses = []
+    for guest in (first, second):
+        guest.call(smc.OPTEE_SMC_EXCHANGE_CAPABILITIES)
+        session = guest.open(Locker.uuid)
+        command = Message(
+            optee_msg.OPTEE_MSG_CMD_INVOKE_COMMAND,
+            Locker.HOLD_SHARED_ASLEEP,
+            session,
+            params=(hold,),
+        )
+        guest.leave_in(command)
+        statuses.append(guest.allocated())
+    assert statuses == [smc.OPTEE_SMC_RETURN_RPC_CMD, smc.OPTEE_SMC_RETURN_RPC_FOREIGN_INTR]
+    place = second.ident, 0
+    rests: list[int] = []
+    for _ in range(4):
+        rests.append(platform.rests.pop(place) - platform.monitor.now())
+        assert second.go_on() == smc.OPTEE_SMC_RETURN_RPC_FOREIGN_INTR
+    assert max(rests) <= LONGEST_REST
+    assert platform.rests.pop(place) - platform.monitor.now() > rests[0]
+    assert woken == []
+    assert first.go_on() == smc.OPTEE_SMC_RETURN_RPC_FREE  # the lock is free, and then the page
+    assert woken == [place]
+    assert second.go_on() == smc.OPTEE_SMC_RETURN_RPC_CMD  # it has the lock, and sleeps
+    assert platform.rests == {}
+
+
+def test_time_never_goes_back() -> None:
+    time = [1000]
+    monitor = LiveMonitor(lambda: time[0])
+    monitor.begin()
+    monitor.charge(60)
+    assert monitor.now() == 60
+    monitor.begin()
+    assert monitor.now() == 60
+    time[0] += 61
+    assert monitor.now() == 61
+
+
 def test_the_clock_is_real_and_charges_are_debts() -> None:
     time = [1000]
     monitor = LiveMonitor(lambda: time[0], tick=100)
@@ -143,8 +277,9 @@ def test_the_clock_is_real_and_charges_are_debts() -> None:
     assert (monitor.now(), monitor.foreign_interrupt_pending()) == (60, False)
     time[0] += 40
     assert (monitor.now(), monitor.foreign_interrupt_pending()) == (100, True)
+    time[0] += 70
     monitor.begin()
-    assert (monitor.now(), monitor.foreign_interrupt_pending()) == (40, False)
+    assert (monitor.now(), monitor.foreign_interrupt_pending()) == (110, False)
 
 
 @pytest.mark.parametrize(
