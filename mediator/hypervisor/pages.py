@@ -120,8 +120,8 @@ def unpin(table: FrameTable, pfns: Int64Array, own: int) -> int | None:
         all_found |= found
     if not all_found & ZOMBIE:
         return 0
-    late = np.unique(pfns[array[pfns] & np.int64(ZOMBIE) != 0])
-    return sum(table.reap(pfn) for pfn in late.tolist())
+    late = pfns[array[pfns] & np.int64(ZOMBIE) != 0]
+    return sum(table.reap(pfn) for pfn in sorted(set(late.tolist())))
 
 
 def _differences(array: Int64Array, pfns: Int64Array, expected: np.int64) -> int:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final
 
 import attrs
-import numpy as np
 
 from mediator.hypervisor.machine_events import VirqPending
 from mediator.live import client, initramfs, result
@@ -245,7 +244,6 @@ def _own_registry(given: TaRegistry | None) -> TaRegistry:
 
 def _load_ahead() -> None:
     """Load what would otherwise be loaded in the middle of a call, which takes a tenth of a second."""
-    np.unique(np.zeros(1, np.int64))  # loads more of its library at the first use
     with contextlib.suppress(MissingExtra):
         require_crypto()
 
