@@ -24,6 +24,10 @@ SUBCOMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "replay": ("mediator.command.replay", "replay recorded traffic against mediator or TEE"),
     "live": ("mediator.command.live", "run unmodified Linux guests under emulation"),
     "explore": ("mediator.command.explore", "run all interleavings of small systems"),
+    "abi": (
+        "mediator.command.abi",
+        "show the ABI of apps outside the hypervisor, or write it for C",
+    ),
     "vectors": ("mediator.command.vectors", "check golden vector files"),
 }
 """Name, module and one line of help; each module has a click command of the same name."""
