@@ -1,0 +1,807 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The mediator as an EL0 app: the faces of :class:`InHypervisor`, with a process behind them.
+
+An entry is sent to the app, and its system calls are served, until it returns; the app runs exactly
+then, on the processor of the caller, and never by itself. Everything here is a coroutine that suspends
+only where the deployment is ``suspending``; the methods for hosts without coroutines run them inline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Coroutine, MutableMapping, Sequence
+from threading import get_ident
+from types import TracebackType
+from typing import Final, TypeVar, cast
+
+import attrs
+
+from mediator.deployment import app_abi as abi
+from mediator.deployment.app_abi import HEADER, REGISTERS
+from mediator.deployment.el0_app import plain
+from mediator.deployment.el0_app.channel import AppGone, Message
+from mediator.deployment.el0_app.events import AppStarted
+from mediator.deployment.el0_app.instance import (
+    RETURN,
+    SWITCHES,
+    Charge,
+    Instance,
+    entry_message,
+)
+from mediator.deployment.el0_app.iommu import Iommu
+from mediator.deployment.el0_app.launch import (
+    Arena,
+    Isolation,
+    LaunchError,
+    Process,
+    current_cpu,
+    launch,
+)
+from mediator.deployment.el0_app.manifest import PER_GUEST, Manifest, optee_manifest
+from mediator.deployment.el0_app.server import (
+    NO_GUEST,
+    SHADOWS_AT,
+    Grant,
+    Open,
+    Server,
+    SharedShadows,
+    Sink,
+    result,
+)
+from mediator.deployment.el0_app.supervisor import Supervisor
+from mediator.deployment.el0_app.windows import Windows
+from mediator.deployment.errors import ConcurrentEntry
+from mediator.deployment.in_hypervisor import (
+    DONE,
+    MASK32,
+    MASK64,
+    NOT_MINE,
+    PREEMPTED,
+    REFUSED,
+    UNDEFINED,
+    Completed,
+    Done,
+    NotMine,
+    Preempted,
+    Refused,
+    Registers8,
+    Undefined,
+)
+from mediator.deployment.in_hypervisor import REGISTERS as REGISTER_COUNT
+from mediator.host import Host
+from mediator.optee.lifecycle import Probe
+from mediator.optee.mediator import GuestInfo, Wait
+from mediator.optee.settings import MediatorSettings
+from mediator.suspend import PREEMPTION_POINT, UnexpectedSuspension
+from smccc.constants import optee_smc as smc
+
+T = TypeVar("T")
+
+ENOTAVAIL: Final = smc.OPTEE_SMC_RETURN_ENOTAVAIL
+"""x0 of a call whose app died, and of every call of a guest whose state was lost."""
+BUSY: Final = smc.OPTEE_SMC_RETURN_ETHREAD_LIMIT
+"""x0 of a call that comes while an app that serves one at a time is at work: wait for another call."""
+
+NOTIFICATION_INTID: Final = 32
+"""The physical interrupt of notifications, if the caller does not say."""
+
+CONTROL_DOMAIN: Final = 0
+"""The guest that cannot be made anew, if the caller does not say."""
+
+_pack = HEADER.pack
+
+
+class Abandoned(Exception):
+    """The vCPU whose entry this was is gone."""
+
+
+@attrs.frozen
+class Usage:
+    """What an app did for one guest; see :class:`~mediator.deployment.el0_app.server.Grant`."""
+
+    entries: int
+    turns: int
+    syscalls: int
+    refused: int
+    copied: int
+    pinned_pages: int
+    shadow_pages: int
+
+    def __add__(self, other: Usage) -> Usage:
+        mine, others = attrs.astuple(self), attrs.astuple(other)
+        return Usage(*(one + two for one, two in zip(mine, others, strict=True)))
+
+
+class El0App:
+    """A mediator on a host, in a process of its own. Close it, or use it as a context manager.
+
+    ``host``: the services. ``settings``: offers and limits. ``sink``: gets the mediator's events and
+    those of :mod:`.events`. ``manifest``: the app, by default the OP-TEE mediator. ``shadows``: pages
+    that can be shared with it, by default ``host.shadows``. ``suspending``: every system call of the
+    async methods is a switch point. ``control``: the guest that cannot be made anew (``None``: there
+    is none). ``pinned``: caller and app on one processor, where they belong. ``charge``: told of the
+    price of the boundary. ``devices``: pages of registers by physical address.
+
+    Raises :class:`~mediator.deployment.el0_app.launch.LaunchError`.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        settings: MediatorSettings | None = None,
+        sink: Sink | None = None,
+        *,
+        manifest: Manifest | None = None,
+        shadows: SharedShadows | None = None,
+        suspending: bool = False,
+        control: int | None = CONTROL_DOMAIN,
+        require_isolation: bool = False,
+        pinned: bool = True,
+        charge: Charge | None = None,
+        devices: MutableMapping[int, bytearray] | None = None,
+    ) -> None:
+        self.host = host
+        self.settings = settings or MediatorSettings()
+        self.manifest = manifest or optee_manifest()
+        self.iommu = Iommu()
+        self.threads: int | None = None
+        self._sink = sink
+        self._shadows = shadows if shadows is not None else _shadows_of(host)
+        self._suspending = suspending
+        self._require = require_isolation
+        self._charge = charge
+        self._devices = {} if devices is None else devices
+        self._apps = 0
+        self._own = Grant(NO_GUEST, 0)
+        self._grants: dict[int, Grant] = {}
+        self._homes: dict[int, Instance] = {}
+        self._processes: dict[int, Process] = {}
+        self._arenas: dict[int, tuple[Arena, int]] = {}
+        self._free_arenas: list[tuple[Arena, int]] = []
+        self._gone: list[Grant] = []
+        self._past = Usage(0, 0, 0, 0, 0, 0, 0)
+        self._timers: dict[int, int] = {}
+        self._owner: int | None = None
+        self._depth = 0
+        self._spare: Instance | None = None
+        self._supervisor = Supervisor(
+            host, self._shadows, self.iommu, self, self._grants, control, sink
+        )
+        self._cpu: int | None = None
+        self._affinity: set[int] | None = None
+        if pinned:
+            self._pin()
+        try:
+            self._spare = self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    # --- the process ----------------------------------------------------------------------------
+
+    def _pin(self) -> None:
+        cpu = current_cpu()
+        if cpu is not None:
+            self._affinity = os.sched_getaffinity(0)
+            self._cpu = cpu
+            os.sched_setaffinity(0, {cpu})
+
+    def start(self) -> Instance:
+        """Start an app and let it register its hooks."""
+        arena, source = self._arena()
+        sink = self._sink
+        offers = 0 if self._suspending else abi.OFFER_POSTING | abi.OFFER_FUSED
+        if sink is not None:
+            offers |= abi.OFFER_TRACE
+        number = self._apps
+        self._apps += 1
+        try:
+            process = launch(
+                self.manifest,
+                arena,
+                plain.settings(self.settings),
+                offers,
+                cpu=self._cpu,
+                require_isolation=self._require,
+            )
+        except BaseException:
+            self._free_arenas.append((arena, source))
+            raise
+        windows = Windows(arena.view, self.host, self._devices)
+        grants: dict[int, Grant] = {}
+        server = Server(
+            number,
+            self.host,
+            self._shadows,
+            source,
+            self.manifest,
+            grants,
+            windows,
+            self.iommu,
+            lambda deadline: self._set_timer(number, deadline),
+            sink,
+        )
+        instance = Instance(
+            number, process.link, process.capabilities, server, grants, windows, self._charge
+        )
+        self._processes[number] = process
+        self._arenas[number] = arena, source
+        self._supervisor.sources[number] = source
+        if sink is not None:
+            missing = ",".join(process.isolation.missing)
+            sink(AppStarted(number, self.manifest.name, missing))
+        mode = abi.INIT_START if self.threads is None else abi.INIT_KNOWN
+        try:
+            self._run(self._simple(instance, abi.ENTRY_INIT, mode, self.threads or 0))
+        except AppGone as error:
+            # Not yet known to anybody: nothing is lost with it.
+            instance.dead = str(error)
+            self._end_process(instance)
+            raise LaunchError(f"app {self.manifest.name!r}: {error}") from error
+        return instance
+
+    def _arena(self) -> tuple[Arena, int]:
+        if self._free_arenas:
+            return self._free_arenas.pop()
+        arena = Arena(self.manifest.arena_pages)
+        return arena, self._shadows.share(arena.view[SHADOWS_AT:])
+
+    def _end_process(self, instance: Instance) -> None:
+        process = self._processes.pop(instance.app, None)
+        if process is not None:
+            process.end()
+        self._timers.pop(instance.app, None)
+
+    def _retire(self, instance: Instance) -> None:
+        """The app has nothing any more: its arena may go to another."""
+        self._end_process(instance)
+        arena = self._arenas.pop(instance.app, None)
+        if arena is not None:
+            self._free_arenas.append(arena)
+
+    def close(self) -> None:
+        """End all apps. What they held of guests is not given back: the host ends too."""
+        for process in self._processes.values():
+            process.end()
+        self._processes.clear()
+        for arena, _ in [*self._arenas.values(), *self._free_arenas]:
+            arena.close()
+        self._arenas.clear()
+        self._free_arenas.clear()
+        if self._affinity is not None:
+            with contextlib.suppress(OSError):
+                if os.sched_getaffinity(0) == {self._cpu}:
+                    os.sched_setaffinity(0, self._affinity)
+            self._affinity = None
+
+    def __enter__(self) -> El0App:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):
+            self.close()
+
+    @property
+    def isolation(self) -> tuple[Isolation, ...]:
+        """What each running app's process was seen to be."""
+        return tuple(process.isolation for process in self._processes.values())
+
+    @property
+    def deaths(self) -> int:
+        """Apps that died."""
+        return self._supervisor.deaths
+
+    @property
+    def lost(self) -> tuple[int, ...]:
+        """Guests whose state was lost and that were not made anew."""
+        return tuple(guest for guest, grant in self._grants.items() if grant.lost)
+
+    def guest_of(self, client: int) -> int:
+        """The guest behind a client id of the TEE."""
+        renewed = self._supervisor.guest_of(client)
+        return client - self.settings.client_id_base if renewed is None else renewed
+
+    def client_of(self, guest: int) -> int | None:
+        """The client id of a guest, ``None`` if it has none now."""
+        grant = self._grants.get(guest)
+        return None if grant is None or grant.lost else grant.client
+
+    # --- accounts -------------------------------------------------------------------------------
+
+    def usage(self, guest: int) -> Usage:
+        """What the apps did for a guest that is known now (-1: for the hypervisor itself)."""
+        if guest == NO_GUEST:
+            return _usage(self._own)
+        return _usage(self._grants[guest])
+
+    def total_usage(self) -> Usage:
+        """What they did for all guests, also for those that are gone, and for the hypervisor."""
+        total = self._past + _usage(self._own)
+        for grant in self._grants.values():
+            total += _usage(grant)
+        return total
+
+    # --- entering -------------------------------------------------------------------------------
+
+    def _run(self, coroutine: Coroutine[object, None, T]) -> T:
+        thread = get_ident()
+        if self._depth and self._owner != thread:
+            coroutine.close()
+            raise ConcurrentEntry("the mediator was entered from two threads at once")
+        self._owner = thread
+        self._depth += 1
+        try:
+            request = coroutine.send(None)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+        finally:
+            self._depth -= 1
+        coroutine.close()
+        raise UnexpectedSuspension(f"coroutine suspended with request {request!r}")
+
+    async def _serve(
+        self, instance: Instance, entry: Open, message: bytes, switching: bool
+    ) -> Message:
+        """Send ``message`` and serve the entry until it returns. Raises :class:`AppGone`."""
+        server = instance.server
+        nested = switching and not instance.capabilities & abi.CAP_INTERLEAVING
+        while True:
+            final = instance.turn(entry, message)
+            if final.number == RETURN:
+                return instance.returned(entry, final)
+            if switching and final.number in SWITCHES:
+                try:
+                    await PREEMPTION_POINT
+                    while nested and not instance.dead and instance.open[-1] is not entry:
+                        await PREEMPTION_POINT
+                except GeneratorExit:
+                    self._abandon(instance, entry, final)
+                    raise
+                if instance.dead:
+                    raise AppGone(instance.dead)
+            message = server.execute(entry, final)
+
+    def _abandon(self, instance: Instance, entry: Open, message: Message) -> None:
+        """The vCPU is gone: let the app give back what the entry holds."""
+        if instance.app not in self._processes:
+            return
+        entry.failed = entry.failed or Abandoned()
+        reply = result(message, abi.HOST_FAILED)
+        try:
+            while True:
+                final = instance.turn(entry, reply)
+                if final.number == RETURN:
+                    return
+                reply = instance.server.execute(entry, final)
+        except AppGone as error:
+            self._died(instance, entry.guest, str(error))
+
+    async def _entry(
+        self,
+        instance: Instance,
+        grant: Grant,
+        number: int,
+        payload: bytes,
+        args: tuple[int, ...],
+        switching: bool,
+    ) -> Message | None:
+        """One entry from its beginning to its end; ``None``: the app died."""
+        entry = instance.begin(number, grant.guest, grant)
+        try:
+            return await self._serve(
+                instance, entry, entry_message(entry, payload, *args), switching
+            )
+        except AppGone as error:
+            self._died(instance, grant.guest, str(error))
+            return None
+        finally:
+            instance.end(entry)
+            if instance.is_dead() and not instance.open:
+                self._bury(instance)
+
+    async def _simple(self, instance: Instance, number: int, *args: int) -> Message:
+        """An entry of an app that nobody else knows yet. Raises :class:`AppGone`."""
+        entry = instance.begin(number, NO_GUEST, self._own)
+        try:
+            return await self._serve(instance, entry, entry_message(entry, b"", *args), False)
+        finally:
+            instance.end(entry)
+
+    async def _free(self, instance: Instance, switching: bool) -> bool:
+        """Wait until the app can be entered; False: it cannot, and nobody may wait here."""
+        while not instance.may_enter():
+            if not switching:
+                return False
+            await PREEMPTION_POINT
+        return True
+
+    # --- death ----------------------------------------------------------------------------------
+
+    def _died(self, instance: Instance, guest: int, reason: str) -> None:
+        self._supervisor.died(instance, guest, reason, lambda: self._end_process(instance))
+
+    def _bury(self, instance: Instance) -> None:
+        supervisor = self._supervisor
+        supervisor.bury(instance)
+        self._retire(instance)
+        for guest in instance.grants:
+            self._homes.pop(guest, None)
+        if self._spare is instance:
+            self._spare = None
+        if self._spare is None and not supervisor.given_up:
+            self._spare = supervisor.restart(instance)
+        if self._spare is not None:
+            supervisor.renew(self._spare)
+
+    def admit(self, instance: Instance, grant: Grant) -> bool:
+        """Let ``instance`` create the control domain anew."""
+        self._own_usage(grant.guest)
+        return self._run(self._create(instance, grant, False))
+
+    def _own_usage(self, guest: int) -> None:
+        old = self._grants.get(guest)
+        if old is not None:
+            old.entries = old.turns = old.syscalls = old.refused = old.copied = 0
+
+    def kill(self, reason: str = "killed") -> None:
+        """End all apps as if they had died: what an operator can do, and a test."""
+        for instance in [*dict.fromkeys([*self._homes.values(), self._spare])]:
+            if instance is not None and not instance.dead:
+                self._died(instance, NO_GUEST, reason)
+                if not instance.open:
+                    self._bury(instance)
+
+    # --- guests ---------------------------------------------------------------------------------
+
+    def _instance(self, guest: int) -> Instance | None:
+        """The app for a new guest."""
+        instance = self._spare
+        if instance is None or self.manifest.instances != PER_GUEST:
+            return instance
+        try:
+            self._spare = self.start()
+        except LaunchError as error:
+            self.host.log(guest, str(error))
+            return None
+        return instance
+
+    async def _guest_created(self, guest: int, switching: bool) -> bool:
+        old = self._grants.get(guest)
+        if old is not None and not old.lost:
+            raise ValueError(f"guest {guest} exists already")
+        client = self.settings.client_id_base + guest
+        if not 0 < client <= self._supervisor.next_client:
+            return False
+        if old is not None and guest in self._homes:
+            return False  # the dead app that knew it is not buried yet
+        instance = self._instance(guest)
+        if instance is None or not await self._free(instance, switching):
+            return False
+        if old is not None:
+            self._forget(old)
+        return await self._create(instance, Grant(guest, client), switching)
+
+    async def _create(self, instance: Instance, grant: Grant, switching: bool) -> bool:
+        guest = grant.guest
+        self._grants[guest] = instance.grants[guest] = grant
+        self._homes[guest] = instance
+        taken = False
+        try:
+            answer = await self._entry(
+                instance, grant, abi.ENTRY_GUEST_CREATED, b"", (guest, grant.client), switching
+            )
+            taken = answer is not None and answer.status == abi.OUTCOME_DONE
+        finally:
+            if not taken and not grant.lost:
+                self._dismiss(instance, grant)
+        if taken and not grant.partition:
+            self._died(instance, guest, "protocol: a guest was created without the TEE")
+            if not instance.open:
+                self._bury(instance)
+            return False
+        return taken
+
+    def _dismiss(self, instance: Instance, grant: Grant) -> None:
+        """The guest is not the app's any more: nothing of it may be left."""
+        instance.grants.pop(grant.guest, None)
+        self._homes.pop(grant.guest, None)
+        if grant.partition or grant.pins.count or grant.answer & MASK32:
+            self._supervisor.clean(grant)
+        self.iommu.forget(grant.guest)
+        self._forget(grant)
+        if self.manifest.instances == PER_GUEST and not instance.open and not instance.dead:
+            self._supervisor.bury(instance)
+            self._retire(instance)
+
+    def _forget(self, grant: Grant) -> None:
+        self._past += _usage(grant)
+        if self._grants.get(grant.guest) is grant:
+            del self._grants[grant.guest]
+
+    async def _guest_destroyed(self, guest: int, switching: bool) -> bool:
+        grant = self._grants.get(guest)
+        if grant is None:
+            return True
+        instance = self._homes.get(guest)
+        if instance is None:
+            self._forget(grant)
+            return True
+        if instance.dead or not await self._free(instance, switching):
+            return False  # entries into the dead app are still on their way out
+        answer = await self._entry(
+            instance, grant, abi.ENTRY_GUEST_DESTROYED, b"", (guest,), switching
+        )
+        if answer is None:
+            if guest in self._homes:
+                return False
+            self._forget(grant)
+            return True
+        if answer.status != abi.OUTCOME_DONE:
+            return False
+        self._dismiss(instance, grant)
+        return True
+
+    async def _trap(
+        self, guest: int, vcpu: int, regs: tuple[int, ...], switching: bool
+    ) -> tuple[int, ...] | None:
+        grant = self._grants.get(guest)
+        if grant is None:
+            return None
+        if grant.lost:
+            return (ENOTAVAIL, *regs[1:])
+        instance = self._homes[guest]
+        if not instance.server.hooked(abi.HOOK_SMC, regs[0] & MASK32):
+            return None
+        if not instance.may_enter() and not await self._free(instance, switching):
+            return (BUSY, *regs[1:])
+        if instance.is_dead():
+            return (ENOTAVAIL, *regs[1:])
+        entry = instance.begin(abi.ENTRY_HANDLE_SMC, guest, grant)
+        message = _pack(
+            abi.ENTRY,
+            abi.ENTRY_HANDLE_SMC,
+            0,
+            entry.name,
+            REGISTERS.size,
+            0,
+            guest,
+            vcpu,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+        ) + REGISTERS.pack(*regs)
+        try:
+            answer = await self._serve(instance, entry, message, switching)
+        except AppGone as error:
+            self._died(instance, guest, str(error))
+            return (ENOTAVAIL, *regs[1:])
+        finally:
+            instance.end(entry)
+            if instance.is_dead() and not instance.open:
+                self._bury(instance)
+        return answer.args if answer.status == abi.OUTCOME_DONE else None
+
+    async def _mmio(
+        self, guest: int, vcpu: int, ipa: int, size: int, value: int | None
+    ) -> int | None:
+        grant = self._grants.get(guest)
+        instance = self._homes.get(guest)
+        if grant is None or instance is None or grant.lost or not instance.may_enter():
+            return None
+        if not instance.server.hooked(abi.HOOK_MMIO, ipa):
+            return None
+        args = (guest, vcpu, ipa, size, int(value is not None), value or 0)
+        answer = await self._entry(
+            instance, grant, abi.ENTRY_HANDLE_MMIO, b"", args, self._suspending
+        )
+        if answer is None or answer.status != abi.OUTCOME_DONE:
+            return None
+        return answer.args[0] & (1 << 8 * size) - 1
+
+    async def _event(self, kind: int, number: int, value: int, switching: bool) -> bool:
+        """Timer and interrupts: every app that hooked them is entered."""
+        done = True
+        for instance in dict.fromkeys([*self._homes.values(), self._spare]):
+            if instance is None or instance.dead or not instance.server.hooked(kind, value):
+                continue
+            if not await self._free(instance, switching):
+                done = False
+                continue
+            args = (value,) if number == abi.ENTRY_HANDLE_INTERRUPT else ()
+            answer = await self._entry(instance, self._own, number, b"", args, switching)
+            done &= answer is None or answer.status == abi.OUTCOME_DONE
+        return done
+
+    def _set_timer(self, app: int, deadline: int | None) -> None:
+        """The host has one timer: the earliest deadline of all apps."""
+        if deadline is None:
+            self._timers.pop(app, None)
+        else:
+            self._timers[app] = deadline
+        self.host.set_timer(min(self._timers.values(), default=None))
+
+    # --- for hosts without coroutines -----------------------------------------------------------
+
+    def probe(self, *, device_tree_node: bool = True) -> Probe:
+        """Look for OP-TEE. Without its device tree node the TEE is not even asked."""
+        if not device_tree_node:
+            return Probe(False, 0, "no linaro,optee-tz node in the device tree")
+        instance = self._spare
+        if instance is None:
+            return Probe(False, 0, self._supervisor.given_up or "no app")
+        answer = self._run(
+            self._entry(instance, self._own, abi.ENTRY_INIT, b"", (abi.INIT_PROBE,), False)
+        )
+        if answer is None:
+            return Probe(False, 0, "the app died")
+        if answer.status != abi.OUTCOME_DONE:
+            return Probe(False, 0, answer.payload.decode("utf-8", "replace"))
+        self.threads = answer.args[0] & MASK32
+        for other in dict.fromkeys(self._homes.values()):
+            if other is not instance and not other.dead:
+                args = (abi.INIT_KNOWN, self.threads)
+                self._run(self._entry(other, self._own, abi.ENTRY_INIT, b"", args, False))
+        return Probe(True, self.threads, "")
+
+    def create_guest(self, guest: int) -> Done | Refused:
+        """Tell the TEE of a new guest. ``Refused``: it has no room for it."""
+        return DONE if self._run(self._guest_created(guest, False)) else REFUSED
+
+    def destroy_guest(self, guest: int) -> Done | Preempted:
+        """Release everything of a guest. ``Preempted``: enter again."""
+        return DONE if self._run(self._guest_destroyed(guest, False)) else PREEMPTED
+
+    def handle(
+        self,
+        guest: int,
+        vcpu: int,
+        regs: Sequence[int],
+        *,
+        immediate: int = 0,
+        aarch32: bool = False,
+    ) -> Completed | NotMine | Undefined:
+        """Serve a trapped SMC or HVC, as :meth:`InHypervisor.handle`."""
+        if immediate:
+            return UNDEFINED
+        if len(regs) != REGISTER_COUNT:
+            raise ValueError(f"regs: {REGISTER_COUNT} registers are needed, got {len(regs)}")
+        frame = tuple(regs)
+        for index, value in enumerate(frame):
+            if not 0 <= value <= MASK64:
+                raise ValueError(
+                    f"regs[{index}]: {value:#x} does not fit an unsigned 64-bit register"
+                )
+        if aarch32:
+            frame = tuple([value & MASK32 for value in frame])
+        out = self._run(self._trap(guest, vcpu, frame, False))
+        if out is None:
+            return NOT_MINE
+        return Completed(tuple([value & MASK32 for value in out]) if aarch32 else out)
+
+    def handle_mmio(
+        self, guest: int, vcpu: int, ipa: int, size: int, value: int | None = None
+    ) -> int | None:
+        """Serve a trapped load, or a store of ``value``; ``None``: not this app's."""
+        return self._run(self._mmio(guest, vcpu, ipa, size, value))
+
+    def notification_interrupt(self, intid: int = NOTIFICATION_INTID) -> Done | Preempted:
+        """The TEE raised its notification interrupt. ``Preempted``: enter again."""
+        done = self._run(self._event(abi.HOOK_INTERRUPT, abi.ENTRY_HANDLE_INTERRUPT, intid, False))
+        return DONE if done else PREEMPTED
+
+    def _state(self, number: int, payload: bytes = b"") -> Message | None:
+        instance = self._spare
+        if self.manifest.instances == PER_GUEST:
+            instance = next(iter(self._homes.values()), instance)
+        if instance is None or instance.dead or not instance.capabilities & abi.CAP_STATE:
+            return None
+        if not instance.may_enter():
+            return None
+        return self._run(self._entry(instance, self._own, number, payload, (), False))
+
+    def waits(self) -> tuple[Wait, ...]:
+        """The threads of the TEE that wait now."""
+        answer = self._state(abi.ENTRY_INSPECT)
+        return () if answer is None else plain.waits(answer.payload)
+
+    def guest_info(self, guest: int) -> GuestInfo | None:
+        """Counters of a guest, ``None`` if the app has no context for it."""
+        grant = self._grants.get(guest)
+        if grant is None or grant.lost:
+            return None
+        answer = self._state(abi.ENTRY_INSPECT)
+        return None if answer is None else plain.guest_info(answer.payload, guest)
+
+    def snapshot(self) -> dict[str, object]:
+        """The mediator's state and the books of the boundary as plain data, between entries."""
+        answer = self._state(abi.ENTRY_SNAPSHOT)
+        if answer is None:
+            raise RuntimeError("the app has no state to tell")
+        data = cast("dict[str, object]", plain.decoded(answer.payload))
+        instance = self._spare
+        assert instance is not None
+        shadows = [shadow.pages for shadow in instance.server.shadows.values()]
+        return {**data, plain.BOOKS: plain.books(instance.grants.values(), shadows)}
+
+    def restore(self, data: dict[str, object]) -> None:
+        """Go back to a snapshot. ``ValueError`` if it is none of this version."""
+        instance = self._spare
+        if instance is None:
+            raise RuntimeError("no app runs")
+        mine = dict(data)
+        grants, shadows = plain.books_from(mine.pop(plain.BOOKS, None))
+        before = dict(instance.server.shadows)
+        self._shadows.select(self._supervisor.sources[instance.app])
+        instance.server.shadows.clear()
+        for pages in shadows:
+            shadow = self.host.map_shadow(pages)
+            instance.server.shadows[shadow.pa] = shadow
+        answer = self._state(abi.ENTRY_RESTORE, plain.encoded(mine))
+        if answer is None or answer.status != abi.OUTCOME_DONE:
+            instance.server.shadows.clear()
+            instance.server.shadows.update(before)
+            raise ValueError("" if answer is None else answer.payload.decode("utf-8", "replace"))
+        instance.grants.clear()
+        self._grants.clear()
+        self._homes.clear()
+        for grant in grants:
+            self._grants[grant.guest] = instance.grants[grant.guest] = grant
+            self._homes[grant.guest] = instance
+
+    # --- for hosts that are coroutines themselves -----------------------------------------------
+
+    async def handle_regs(self, guest: int, vcpu: int, regs: Registers8) -> Registers8 | None:
+        """As :meth:`handle`, for a driver of coroutines; ``None``: not mine."""
+        out = await self._trap(guest, vcpu, regs, self._suspending)
+        return cast("Registers8 | None", out)
+
+    async def guest_created(self, guest: int) -> bool:
+        """``False``: the TEE refused."""
+        return await self._guest_created(guest, self._suspending)
+
+    async def guest_destroyed(self, guest: int) -> bool:
+        """``False``: enter again."""
+        return await self._guest_destroyed(guest, self._suspending)
+
+    async def physical_interrupt(self, intid: int) -> bool:
+        """A physical interrupt of the TEE. ``False``: enter again."""
+        number = abi.ENTRY_HANDLE_INTERRUPT
+        return await self._event(abi.HOOK_INTERRUPT, number, intid, self._suspending)
+
+    async def timer_expired(self) -> bool:
+        """A deadline of an app has come. ``False``: enter again."""
+        self._timers.clear()
+        return await self._event(abi.HOOK_TIMER, abi.ENTRY_HANDLE_TIMER, 0, self._suspending)
+
+
+def _usage(grant: Grant) -> Usage:
+    return Usage(
+        grant.entries,
+        grant.turns,
+        grant.syscalls,
+        grant.refused,
+        grant.copied,
+        grant.pins.count,
+        grant.shadow_pages,
+    )
+
+
+def _shadows_of(host: Host) -> SharedShadows:
+    shadows = getattr(host, "shadows", None)
+    if shadows is None or not hasattr(shadows, "share"):
+        raise TypeError("this host has no shadow pages that can be shared with an app")
+    return cast("SharedShadows", shadows)

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Settings, counters and snapshots as the JSON of the app ABI's payloads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Final, cast
+
+import attrs
+
+from mediator.deployment.el0_app.server import Grant
+from mediator.optee.mediator import GuestInfo, Wait
+from mediator.optee.settings import MediatorSettings
+
+BYTES: Final = "hex"
+"""The only key of an object that stands for bytes."""
+
+BOOKS: Final = "el0_app"
+"""Key of a snapshot under which the hypervisor's side keeps its own books."""
+
+Plain = dict[str, object]
+
+
+def settings(value: MediatorSettings) -> bytes:
+    """Payload of WELCOME."""
+    return json.dumps({"mediator": attrs.asdict(value)}, separators=(",", ":")).encode()
+
+
+def encoded(data: Plain) -> bytes:
+    """Plain data with bytes as JSON."""
+    return json.dumps(data, default=_plain, separators=(",", ":")).encode()
+
+
+def decoded(payload: bytes) -> object:
+    """The same backwards. ``ValueError`` if it is no JSON."""
+    return json.loads(payload, object_hook=_object)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, (bytes, bytearray)):
+        return {BYTES: value.hex()}
+    raise TypeError(f"no plain data: {type(value).__name__}")
+
+
+def _object(value: Plain) -> object:
+    if len(value) == 1 and isinstance(value.get(BYTES), str):
+        return bytes.fromhex(cast("str", value[BYTES]))
+    return value
+
+
+def guest_info(payload: bytes, guest: int) -> GuestInfo | None:
+    """The counters of a guest in the answer to INSPECT, if they are there and are counters."""
+    try:
+        found = json.loads(payload)["guests"].get(str(guest))
+        return None if found is None else GuestInfo(**{key: int(found[key]) for key in found})
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def waits(payload: bytes) -> tuple[Wait, ...]:
+    """The waits in the answer to INSPECT; none if it is not what it should be."""
+    try:
+        return tuple([Wait(**wait) for wait in json.loads(payload)["waits"]])
+    except (ValueError, TypeError, KeyError):
+        return ()
+
+
+def books(grants: Iterable[Grant], shadows: list[bytes]) -> Plain:
+    """What the hypervisor's side knows of the guests of an app."""
+    return {
+        "shadows": shadows,
+        "guests": [
+            [grant.guest, grant.client, grant.partition, grant.pins.everything()]
+            for grant in grants
+        ],
+    }
+
+
+def books_from(data: object) -> tuple[list[Grant], list[bytes]]:
+    """The same backwards. ``ValueError`` if it is something else."""
+    if not isinstance(data, dict):
+        raise ValueError("not a snapshot of an app: it has no books")
+    grants: list[Grant] = []
+    for guest, client, partition, frames in cast("list[list[object]]", data["guests"]):
+        grant = Grant(cast("int", guest), cast("int", client))
+        grant.partition = bool(partition)
+        if frames:
+            grant.pins.add(cast("bytes", frames))
+        grants.append(grant)
+    return grants, cast("list[bytes]", data["shadows"])
