@@ -188,7 +188,7 @@ class _Faults:
         pinned = sorted(host.pins(actor.id))
         if not pinned:
             return
-        ipa = _ipa_of(host.stage2(actor.id), pinned[change.which % len(pinned)])
+        ipa = ipa_of(host.stage2(actor.id), pinned[change.which % len(pinned)])
         if ipa is None:
             return
         host.set_kind(actor.id, ipa, 1, change.kind)
@@ -204,7 +204,7 @@ class _Faults:
                 host.set_kind(guest, ipa, 1, OWN_RW)
 
 
-def _ipa_of(stage2: Stage2, pfn: int) -> int | None:
+def ipa_of(stage2: Stage2, pfn: int) -> int | None:
     """The address at which the guest sees a frame."""
     for run in stage2.mappings():
         offset = pfn - run.pfn

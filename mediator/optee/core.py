@@ -178,13 +178,18 @@ class Core:
 
     async def _let_go(self, sys: Syscalls, guest: Guest, buffer: Buffer) -> None:
         buffer.released = True
-        guest.pages -= buffer.pages
         frames, shadow = buffer.frames, buffer.list
         buffer.frames, buffer.list = b"", None
-        if frames:
-            await sys.unpin_pages(guest.id, bytes(frames))
-        if shadow is not None:
-            await self.give_list(sys, shadow)
+        # Its quota is used until the pins are gone: another processor may ask meanwhile.
+        guest.held += 1
+        try:
+            if frames:
+                await sys.unpin_pages(guest.id, bytes(frames))
+            if shadow is not None:
+                await self.give_list(sys, shadow)
+        finally:
+            guest.held -= 1
+            guest.pages -= buffer.pages
         if self.sink is not None:
             self.sink(
                 events.BufferReleased(guest.id, buffer.kind, buffer.reference, len(frames) >> 3)

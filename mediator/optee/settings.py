@@ -51,8 +51,10 @@ class Limits:
     ``buffers``: shared buffers of all kinds; ``buffer_pages``: pages of one;
     ``total_pages``: pages of all; reached: TEE_ERROR_OUT_OF_MEMORY, origin COMMS.
     ``rpc_buffers``: RPC message buffers (classic calls), ``None`` for no cap; reached: the
-    allocation fails towards the TEE.
-    ``notifications``: the highest notification value that a guest can have.
+    allocation fails towards the TEE. With fewer than the TEE has threads a SEND can get lost: OP-TEE
+    does without one for which it gets no buffer.
+    ``notifications``: the highest notification value that a guest can have; below that of the TEE,
+    some of its threads cannot be woken.
     ``walk_entries``: page-list entries handled between two questions whether to stop, a multiple
     of 511 so that a step ends with a list page.
     ``pin_entries``: entries that a walk in shorter steps reads before it pins them together, at the

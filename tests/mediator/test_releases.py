@@ -254,6 +254,21 @@ class TestCarriers:
         rig.register(8, [BUFFER])
         assert rig.info() == (0, 2, 2, 0)
 
+    def test_quota_is_used_until_the_pins_are_gone(self) -> None:
+        """Another processor asks for more while the host unpins (I6)."""
+        rig = Rig(MediatorSettings(limits=Limits(buffers=1)))
+        rig.register(CARRIER, [BUFFER])
+        unpin, seen = rig.host.unpin_pages, []
+
+        def racing(guest: int, frames: bytes) -> None:
+            seen.append(rig.info()[1:3])
+            unpin(guest, frames)
+
+        setattr(rig.host, "unpin_pages", racing)  # noqa: B010
+        rig.unregister(CARRIER)
+        assert seen == [(1, 1)]
+        assert rig.info() == (0, 0, 0, 0)
+
     @pytest.mark.parametrize("moment", ["alloc_shadow", "read_pinned"])
     def test_an_unregister_while_the_message_is_fetched(self, moment: str) -> None:
         """Another processor unregisters the carrier between the look-up and the look."""

@@ -242,7 +242,7 @@ LIMITS = (
             (
                 _RELEASE,
                 "guest.pages -= buffer.pages",
-                "guest.pages -= buffer.pages if buffer.frames else 0",
+                "guest.pages -= buffer.pages if frames else 0",
             )
         ),
     ),
