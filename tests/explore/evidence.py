@@ -17,8 +17,8 @@ from tests.explore.test_planted import PLANTED, PREEMPTIONS
 SAMPLES = 1000
 SEED = 1
 USUALLY = 0.5
-MAX_RUNS = 60_000
-"""Some minutes; a system that needs more is "stopped", and the page says so."""
+MAX_RUNS = 12_000
+"""A minute or two each; a system that needs more is "stopped", and the page says so."""
 
 HEAD = f"""\
 # All interleavings
