@@ -123,7 +123,7 @@ check entropy test "$(dd if=/dev/hwrng bs=32 count=10 2>/dev/null | wc -c)" = 32
     SUPPLICANT: """\
 tee-supplicant &
 supplicant=$!
-sleep 0.1
+usleep 20000
 check supplicant kill -0 $supplicant
 """,
     CLIENT: "/bin/live-workload\nbegan=$(us)\n",

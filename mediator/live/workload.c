@@ -344,7 +344,7 @@ static void *work(void *argument)
         unsigned char data[3000];
         TEEC_Operation op = { .paramTypes = TEEC_PARAM_TYPES(TEEC_VALUE_INPUT, 0, 0, 0) };
         if (number % 2) { /* hold lock 0 for some steps: the others wait in the normal world */
-            op.params[0].value.a = i % 5 ? 200 : 20; /* steps, or milliseconds asleep */
+            op.params[0].value.a = i % 5 ? 100 : 5; /* steps, or milliseconds asleep */
             failed = TEEC_InvokeCommand(&s, i % 5 ? 0 : 2, &op, &origin) != 0;
             continue;
         }
