@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Awaitable, Callable
 from typing import Final, cast
@@ -12,6 +13,7 @@ from mediator.app.calls import AppSyscalls, walk
 from mediator.app.runtime import Conversation, Entry, arguments, returned
 from mediator.deployment import app_abi as abi
 from mediator.deployment.app_abi import HEADER_SIZE, REGISTERS
+from mediator.optee.events import Sink
 from mediator.optee.mediator import OpteeMediator
 from mediator.optee.settings import Limits, MediatorSettings
 
@@ -37,12 +39,18 @@ class OpteeApp:
 
     def __init__(self) -> None:
         self._mediator = OpteeMediator()
+        self._sink: Sink | None = None
+        self._fused = False
 
     def welcome(self, talk: Conversation, offers: int, settings: dict[str, object]) -> None:
         """Make the mediator that the hypervisor wants."""
-        sink = talk.trace if offers & abi.OFFER_TRACE else None
-        self._mediator = OpteeMediator(settings_of(settings), sink)
-        if offers & abi.OFFER_FUSED:
+        self._sink = talk.trace if offers & abi.OFFER_TRACE else None
+        self._fused = bool(offers & abi.OFFER_FUSED)
+        self._make(settings)
+
+    def _make(self, settings: dict[str, object]) -> None:
+        self._mediator = OpteeMediator(settings_of(settings), self._sink)
+        if self._fused:
             self._mediator.walk_fused(walk)
 
     def enter(self, sys: AppSyscalls, number: int, message: bytes) -> Entry:
@@ -63,6 +71,9 @@ class OpteeApp:
             if not probe.found:
                 return returned(abi.OUTCOME_REFUSED, (), probe.reason.encode())
             return returned(abi.OUTCOME_DONE, (probe.threads,))
+        if mode == abi.INIT_RESET:
+            self._make(json.loads(message[HEADER_SIZE:]))
+            return returned(abi.OUTCOME_DONE)
         for first, last in TOS_RANGES:
             await sys.register_hook(abi.HOOK_SMC, first, last)
         await sys.register_hook(abi.HOOK_INTERRUPT, 0, LAST_INTERRUPT)

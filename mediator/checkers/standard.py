@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 from mediator.checkers.balance import Bounded, FetchedOnce, PinsBalance
 from mediator.checkers.handed import HandedPages
@@ -16,14 +17,30 @@ from mediator.hypervisor.guests import GuestMemory
 from mediator.hypervisor.machine import Machine
 from mediator.hypervisor.memory import PhysicalMemory
 from mediator.optee.lifecycle import DEFAULT_THREADS
-from mediator.optee.mediator import OpteeMediator
+from mediator.optee.mediator import GuestInfo
+from mediator.optee.settings import MediatorSettings
+
+
+class Watched(Protocol):
+    """What the checkers ask of a mediator, wherever it lives."""
+
+    @property
+    def settings(self) -> MediatorSettings:
+        """Its offers and limits."""
+
+    @property
+    def threads(self) -> int | None:
+        """Threads that the TEE reported."""
+
+    def guest_info(self, guest: int) -> GuestInfo | None:
+        """Its counters of a guest."""
 
 
 def standard_watch(
     watch: Watch,
     memory: PhysicalMemory,
     guests: GuestMemory,
-    mediator: OpteeMediator,
+    mediator: Watched,
     machine: Machine | None = None,
     bus: SecureBus | None = None,
 ) -> Watch:

@@ -17,7 +17,11 @@ import click
 from rich.console import Console
 from rich.status import Status
 
+from mediator.command.deployment_options import chosen, deployment_options
 from mediator.command.run_tables import new_console, print_result
+from mediator.deployment.choice import EL0_APP, isolation_of
+from mediator.deployment.el0_app import events as app_events
+from mediator.deployment.el0_app.launch import LaunchError
 from mediator.guest import events as guest_events
 from mediator.guest.replayed import RecordedSession
 from mediator.hypervisor import events as host_events
@@ -57,6 +61,7 @@ Examples:
   optee-mediator run --trace run.json          then open it at https://ui.perfetto.dev
   optee-mediator run builtin:interleave --seed 7
   optee-mediator run my_scenario.toml --quiet
+  optee-mediator run --deployment el0-app --require-isolation
   optee-mediator run --json | jq '.guests[] | {name, outcome, calls}'
   optee-mediator run --list
 
@@ -84,6 +89,7 @@ expects, 2 the scenario or a trace cannot be used.
 @click.option("--quiet", "-q", is_flag=True, help="Print the verdict only, and no progress.")
 @click.option("--verbose", "-v", count=True, help="Log to standard error what happens to guests.")
 @click.option("--list", "list_", is_flag=True, help="List built-in scenarios and workloads.")
+@deployment_options
 def run(
     scenario: str | None,
     seed: int | None,
@@ -92,6 +98,8 @@ def run(
     quiet: bool,
     verbose: int,
     list_: bool,
+    deployment: str,
+    require_isolation: bool,
 ) -> None:
     """Simulate guests, mediator and OP-TEE from a scenario and report what happened.
 
@@ -99,6 +107,7 @@ def run(
     program checks its own results, and the invariants of mediation are watched all the time. A seed
     reproduces a run exactly: the digest over all events is the same.
     """
+    home = chosen(deployment, require_isolation)
     if list_:
         _list(as_json_)
         return
@@ -112,17 +121,23 @@ def run(
         with contextlib.ExitStack() as stack:
             picture, listeners = _listeners(stack, plan, trace_path, verbose)
             simulation = Run(
-                plan, seed=seed, listeners=listeners, load_session=_Sessions(plan.path)
+                plan,
+                seed=seed,
+                listeners=listeners,
+                load_session=_Sessions(plan.path),
+                deployment=home,
             )
+            stack.callback(simulation.close)
             if picture is not None:
                 picture.attach(simulation.machine)
             with _Shown(plan, quiet) as shown:
                 result = simulation.execute(shown.update)
-    except (ScenarioError, TraceError, _Unwritable) as error:
+            apps = isolation_of(simulation.platform.tee) if deployment == EL0_APP else None
+    except (ScenarioError, TraceError, LaunchError, _Unwritable) as error:
         _unusable(str(error))
     except Exception as error:
         _failed(plan, used, error, as_json_, verbose)
-    _print(result, as_json_, quiet, time.monotonic() - started, trace_path)
+    _print(result, as_json_, quiet, time.monotonic() - started, trace_path, apps)
     sys.exit(0 if result.ok else 1)
 
 
@@ -135,11 +150,16 @@ def _read(scenario: str | None) -> Scenario:
 
 
 def _print(
-    result: Result, as_json_: bool, quiet: bool, seconds: float, trace_path: Path | None
+    result: Result,
+    as_json_: bool,
+    quiet: bool,
+    seconds: float,
+    trace_path: Path | None,
+    apps: list[dict[str, object]] | None,
 ) -> None:
     trace = "" if trace_path is None else str(trace_path)
     if as_json_:
-        click.echo(json.dumps(as_json(result, trace), indent=2))
+        click.echo(json.dumps(as_json(result, trace, apps), indent=2))
     elif quiet:
         for problem in result.problems:
             click.echo(printable(f"{problem.where}: {problem.what}"))
@@ -267,6 +287,7 @@ class _Log:
             machine_events.GuestShutdown,
             guest_events.GuestBooted,
             guest_events.GuestStopped,
+            app_events.AppStarted,
         )
         loud = (
             machine_events.GuestRefused,
@@ -277,6 +298,12 @@ class _Log:
             host_events.BusBreach,
             tee_events.TaPanicked,
             tee_events.ImageRefused,
+            app_events.AppDied,
+            app_events.AppGivenUp,
+            app_events.AppRefused,
+            app_events.GuestLost,
+            app_events.PartitionCleaned,
+            app_events.PartitionRenewed,
         )
         table: dict[type, Handler] = dict.fromkeys(quiet, self._info)
         table |= dict.fromkeys(loud, self._warning)

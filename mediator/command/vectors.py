@@ -9,10 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import attrs
 import click
 
+from mediator.command.deployment_options import chosen, deployment_options
 from mediator.command.progress import FileProgress
+from mediator.deployment.choice import Deployment
+from mediator.deployment.el0_app.launch import LaunchError
+from mediator.deployment.el0_app.pool import AppPool
 from specs.rules import RuleBook, rules
+from specs.target import Setup, World
 from specs.vectors import report
 from specs.vectors.case import FileResult
 from specs.vectors.errors import InputError
@@ -25,6 +31,7 @@ Examples:
   optee-mediator vectors mediator_behaviour.jsonl
   optee-mediator vectors abi/*.json abi/*.jsonl abi/*.gz
   optee-mediator vectors --preset default --strict-quirks mediator_behaviour.jsonl
+  optee-mediator vectors --deployment el0-app mediator_behaviour.jsonl
   optee-mediator vectors --json *.jsonl | jq '.files[] | {file, passed, failed}'
 
 \b
@@ -57,8 +64,15 @@ Exit codes: 0 every vector of kind abi passed, 1 one differed, 2 a file cannot b
 @click.option(
     "--json", "as_json", is_flag=True, help="Print the report as JSON on standard output."
 )
+@deployment_options
 def vectors(
-    files: tuple[Path, ...], preset: str, strict_quirks: bool, show: int, as_json: bool
+    files: tuple[Path, ...],
+    preset: str,
+    strict_quirks: bool,
+    show: int,
+    as_json: bool,
+    deployment: str,
+    require_isolation: bool,
 ) -> None:
     """Check golden vector FILEs, plain or gzip, recognised by their content.
 
@@ -66,18 +80,46 @@ def vectors(
     structure layouts and register tables. A vector of kind quirk that differs is reported with the
     rule that explains it and does not fail the check.
     """
+    home = chosen(deployment, require_isolation)
+    pool = AppPool()
+    targets = _Targets(attrs.evolve(home, pool=pool))
     book = rules()
     results: list[FileResult] = []
     errors: list[InputError] = []
     for path in files:
         with FileProgress(report.printable(path.name), "vectors") as progress:
-            options = Options(ModelTarget, preset, strict_quirks, progress.update_of, book)
+            options = Options(targets, preset, strict_quirks, progress.update_of, book)
             try:
                 results.append(run_file(path, options))
             except InputError as error:
                 errors.append(error)
+            except LaunchError as error:
+                click.echo(f"error: {report.printable(str(error))}", err=True)
+                sys.exit(2)
+            finally:
+                targets.close()
+    pool.close()
     _print(results, errors, book, preset, strict_quirks, show, as_json)
     sys.exit(report.exit_code(results, errors))
+
+
+class _Targets:
+    """Makes targets; each ends the one before it, which may have a process."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self._last: ModelTarget | None = None
+
+    def __call__(self, setup: Setup, world: World) -> ModelTarget:
+        self.close()
+        self._last = ModelTarget(setup, world, deployment=self._deployment)
+        return self._last
+
+    def close(self) -> None:
+        """End the last one."""
+        if self._last is not None:
+            self._last.close()
+            self._last = None
 
 
 def _print(

@@ -67,6 +67,7 @@ ENTRY_RESTORE: Final = 10
 INIT_START: Final = 0
 INIT_PROBE: Final = 1
 INIT_KNOWN: Final = 2
+INIT_RESET: Final = 3
 
 HOOK_SMC: Final = 1
 HOOK_MMIO: Final = 2

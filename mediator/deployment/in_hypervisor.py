@@ -99,6 +99,13 @@ class InHypervisor:
         self._owner: int | None = None
         self._depth = 0
 
+    def guest_of(self, client: int) -> int:
+        """The guest behind a client id of the TEE."""
+        return client - self.mediator.settings.client_id_base
+
+    def close(self) -> None:
+        """Nothing has to be ended here."""
+
     # --- for hosts without coroutines -------------------------------------------------------
 
     def _run(self, coroutine: Coroutine[object, None, T]) -> T:

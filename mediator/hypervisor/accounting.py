@@ -37,6 +37,10 @@ COMPUTE: Final = 10
 """Work that a guest program says it does, in nanoseconds."""
 WAIT: Final = 11
 """One WFI: the hypervisor traps it to see whether the vCPU must wait."""
+APP_TURN: Final = 12
+"""One crossing to a mediator in a process of its own, and back."""
+APP_COPY: Final = 13
+"""Up to 4 KiB copied across that boundary, beyond registers."""
 
 KINDS: Final = (
     "trap",
@@ -51,6 +55,8 @@ KINDS: Final = (
     "secure_world",
     "compute",
     "wait",
+    "app_turn",
+    "app_copy",
 )
 """Names, in the order of the numbers above."""
 
@@ -69,6 +75,8 @@ class CostTable:
     context_switch: int = 1500
     teardown_step: int = 1000
     wait: int = 800
+    app_turn: int = 800
+    app_copy: int = 250
 
     def by_kind(self) -> tuple[int, ...]:
         """Costs indexed by kind; kinds without a fixed cost have 0."""
@@ -85,6 +93,8 @@ class CostTable:
             0,
             0,
             self.wait,
+            self.app_turn,
+            self.app_copy,
         )
 
 

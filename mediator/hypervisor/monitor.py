@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from mediator.hypervisor.accounting import SECURE_WORLD
+from mediator.hypervisor.accounting import APP_COPY, APP_TURN, SECURE_WORLD
 from mediator.hypervisor.timer import NEVER
 
 if TYPE_CHECKING:
@@ -103,6 +103,12 @@ class MachineMonitor:
             strand = machine.scheduler.current or machine.strand()
             strand.account.counts[kind] += times
             strand.clock += machine.costs[kind] * times
+
+    def charge_app(self, turns: int, pages: int) -> None:
+        """Charge crossings to an app, and pages copied there, to whoever executes."""
+        self.count(APP_TURN, turns)
+        if pages:
+            self.count(APP_COPY, pages)
 
     def inject_virq(self, guest: int, intid: int) -> None:
         """Make ``intid`` pending for ``guest``; a guest that is gone gets nothing."""

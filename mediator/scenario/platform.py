@@ -25,7 +25,7 @@ import attrs
 
 from mediator.checkers.standard import standard_watch
 from mediator.checkers.watch import Watch
-from mediator.deployment.in_hypervisor import InHypervisor
+from mediator.deployment.choice import Deployment
 from mediator.guest.guest import Guest, GuestSettings, Main
 from mediator.guest.storage import FileStore
 from mediator.hypervisor.bus import SecureBus
@@ -57,7 +57,8 @@ class PlatformError(Exception):
 @attrs.frozen(kw_only=True)
 class PlatformSettings:
     """What a platform is built from. ``checkers``: watch the invariants I1 to I8.
-    ``charged``: the mediator's work costs virtual time and is counted per guest.
+    ``charged``: the mediator's work costs virtual time and is counted per guest. ``deployment``:
+    where the mediator lives.
     """
 
     seed: int = 0
@@ -69,6 +70,7 @@ class PlatformSettings:
     checkers: bool = True
     charged: bool = True
     shadow_limit: int | None = None
+    deployment: Deployment = attrs.field(factory=Deployment)
 
 
 class _Fan:
@@ -137,11 +139,13 @@ class Platform:
             shadow_limit=settings.shadow_limit,
             sink=sink,
         )
-        self.tee = InHypervisor(
+        self.tee = settings.deployment.make(
             ChargedHost(self.host, self.monitor) if settings.charged else self.host,
             settings.mediator,
             sink,
+            shadows=self.host.shadows,
             suspending=settings.machine.mode is not Mode.DIRECT,
+            charge=self.monitor.charge_app if settings.charged else None,
         )
         self.machine = Machine(
             settings.machine,
@@ -158,8 +162,16 @@ class Platform:
             )
         probe = self.tee.probe()
         if not probe.found:
+            self.close()
             raise PlatformError(f"the secure world is not usable: {probe.reason}")
         self.guests: dict[int, Guest] = {}
+
+    def _guest_of(self, client: int) -> int:
+        return self.tee.guest_of(client)
+
+    def close(self) -> None:
+        """End the processes of the mediator, if it has any."""
+        self.tee.close()
 
     def add_guest(
         self, settings: GuestSettings, *mains: Main, store: FileStore | None = None

@@ -16,14 +16,17 @@ VERSION: Final = 1
 Json = dict[str, object]
 
 
-def as_json(result: Result, trace: str = "") -> Json:
+def as_json(result: Result, trace: str = "", apps: list[Json] | None = None) -> Json:
     """The report; its schema is ``mediator/scenario/report.schema.json``.
 
-    ``trace``: file that the trace was written to, "" without one.
+    ``trace``: file that the trace was written to, "" without one. ``apps``: isolation of the apps of
+    the mediator, ``None`` if it lived in the hypervisor.
     """
     document: Json = {"format": FORMAT, "version": VERSION, "ok": result.ok}
     document |= cast("Json", _plain(result))
     document["trace"] = trace or None
+    if apps is not None:
+        document["apps"] = apps
     return document
 
 

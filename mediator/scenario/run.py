@@ -25,6 +25,7 @@ from typing import Final, cast
 
 import attrs
 
+from mediator.deployment.choice import Deployment
 from mediator.guest.memory import PAGE_SIZE, OutOfMemory
 from mediator.guest.replayed import RecordedSession
 from mediator.guest.shm import USER
@@ -87,6 +88,7 @@ class Run:
         load_session: LoadSession | None = None,
         registry: TaRegistry | None = None,
         checkers: bool = True,
+        deployment: Deployment | None = None,
     ) -> None:
         self.scenario = scenario
         self.seed = scenario.seed if seed is None else seed
@@ -108,12 +110,17 @@ class Run:
                 secure_world=scenario.secure_world,
                 checkers=checkers,
                 shadow_limit=scenario.shadow_pages,
+                deployment=deployment or Deployment(),
             ),
             sinks=[self.recorder],
             registry=registry,
         )
         self.machine = self.platform.machine
         self.recorder.attach(self.machine)
+
+    def close(self) -> None:
+        """End the processes of the mediator, if it has any."""
+        self.platform.close()
 
     # --- what happens ----------------------------------------------------------------------------
 

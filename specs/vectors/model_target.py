@@ -10,6 +10,7 @@ from typing import Final, TypeVar, cast
 
 import attrs
 
+from mediator.deployment.choice import AnyDeployment, Deployment
 from mediator.deployment.in_hypervisor import InHypervisor, SuspendingSyscalls
 from mediator.host import PAGE_SHIFT, Shadow
 from mediator.hypervisor import stage2
@@ -143,7 +144,8 @@ class ModelTarget:
     """Implements :class:`specs.target.Target` over our mediator.
 
     ``settings``: instead of those of the setup's preset. ``suspending``: every system call is a
-    switch point (and this driver switches to nobody).
+    switch point (and this driver switches to nobody). ``deployment``: where the mediator lives;
+    :meth:`close` the target afterwards.
     """
 
     def __init__(
@@ -153,21 +155,27 @@ class ModelTarget:
         *,
         settings: MediatorSettings | None = None,
         suspending: bool = False,
+        deployment: Deployment = Deployment(),  # noqa: B008  # frozen
     ) -> None:
         self._suspending = suspending
         self._refused = False
         self._host = BenchHost(setup, world)
-        self._mediator = InHypervisor(
+        self._mediator: AnyDeployment = deployment.make(
             self._host,
-            settings=settings or mediator_settings(setup),
+            settings or mediator_settings(setup),
+            shadows=self._host.shadows,
             suspending=suspending,
         )
         services = ServiceSettings.reference() if setup.preset == REFERENCE else ServiceSettings()
         self._dispatcher = Dispatcher(services, cast("TeeMediator", self._mediator))
 
+    def close(self) -> None:
+        """End what the deployment started."""
+        self._mediator.close()
+
     def probe(self, present: bool) -> bool:
         """Without a node in the platform description nobody asks the mediator."""
-        if present and self._suspending:
+        if present and self._suspending and isinstance(self._mediator, InHypervisor):
             probe = self._mediator.mediator.probe(SuspendingSyscalls(self._host))
             self._refused = not _drive(probe).found
         else:

@@ -39,6 +39,7 @@ from mediator.deployment.el0_app.launch import (
     launch,
 )
 from mediator.deployment.el0_app.manifest import PER_GUEST, Manifest, optee_manifest
+from mediator.deployment.el0_app.pool import AppPool
 from mediator.deployment.el0_app.server import (
     NO_GUEST,
     SHADOWS_AT,
@@ -121,7 +122,8 @@ class El0App:
     that can be shared with it, by default ``host.shadows``. ``suspending``: every system call of the
     async methods is a switch point. ``control``: the guest that cannot be made anew (``None``: there
     is none). ``pinned``: caller and app on one processor, where they belong. ``charge``: told of the
-    price of the boundary. ``devices``: pages of registers by physical address.
+    price of the boundary. ``devices``: pages of registers by physical address. ``pool``: where
+    processes come from and go to.
 
     Raises :class:`~mediator.deployment.el0_app.launch.LaunchError`.
     """
@@ -140,6 +142,7 @@ class El0App:
         pinned: bool = True,
         charge: Charge | None = None,
         devices: MutableMapping[int, bytearray] | None = None,
+        pool: AppPool | None = None,
     ) -> None:
         self.host = host
         self.settings = settings or MediatorSettings()
@@ -152,6 +155,10 @@ class El0App:
         self._require = require_isolation
         self._charge = charge
         self._devices = {} if devices is None else devices
+        self._pool = pool
+        self._offers = 0 if suspending else abi.OFFER_POSTING | abi.OFFER_FUSED
+        if sink is not None:
+            self._offers |= abi.OFFER_TRACE
         self._apps = 0
         self._own = Grant(NO_GUEST, 0)
         self._grants: dict[int, Grant] = {}
@@ -189,25 +196,20 @@ class El0App:
 
     def start(self) -> Instance:
         """Start an app and let it register its hooks."""
-        arena, source = self._arena()
         sink = self._sink
-        offers = 0 if self._suspending else abi.OFFER_POSTING | abi.OFFER_FUSED
-        if sink is not None:
-            offers |= abi.OFFER_TRACE
         number = self._apps
         self._apps += 1
-        try:
-            process = launch(
-                self.manifest,
-                arena,
-                plain.settings(self.settings),
-                offers,
-                cpu=self._cpu,
-                require_isolation=self._require,
-            )
-        except BaseException:
-            self._free_arenas.append((arena, source))
-            raise
+        old = None if self._pool is None else self._pool.take(self._key())
+        if old is not None:
+            process, arena = old
+            source = self._shadows.share(arena.view[SHADOWS_AT:])
+        else:
+            arena, source = self._arena()
+            try:
+                process = self._launch(arena, plain.settings(self.settings), self._offers)
+            except BaseException:
+                self._free_arenas.append((arena, source))
+                raise
         windows = Windows(arena.view, self.host, self._devices)
         grants: dict[int, Grant] = {}
         server = Server(
@@ -233,13 +235,28 @@ class El0App:
             sink(AppStarted(number, self.manifest.name, missing))
         mode = abi.INIT_START if self.threads is None else abi.INIT_KNOWN
         try:
-            self._run(self._simple(instance, abi.ENTRY_INIT, mode, self.threads or 0))
+            if old is not None:
+                self._run(self._simple(instance, plain.settings(self.settings), abi.INIT_RESET))
+            self._run(self._simple(instance, b"", mode, self.threads or 0))
         except AppGone as error:
             # Not yet known to anybody: nothing is lost with it.
             instance.dead = str(error)
             self._end_process(instance)
             raise LaunchError(f"app {self.manifest.name!r}: {error}") from error
         return instance
+
+    def _launch(self, arena: Arena, settings: bytes, offers: int) -> Process:
+        return launch(
+            self.manifest,
+            arena,
+            settings,
+            offers,
+            cpu=self._cpu,
+            require_isolation=self._require,
+        )
+
+    def _key(self) -> tuple[object, ...]:
+        return (self.manifest, self._offers, self._cpu, self._require)
 
     def _arena(self) -> tuple[Arena, int]:
         if self._free_arenas:
@@ -262,6 +279,11 @@ class El0App:
 
     def close(self) -> None:
         """End all apps. What they held of guests is not given back: the host ends too."""
+        spare = self._spare
+        if self._pool is not None and spare is not None and not spare.dead and not spare.open:
+            process = self._processes.pop(spare.app, None)
+            if process is not None and process.capabilities & abi.CAP_STATE:
+                self._pool.give(self._key(), process, self._arenas.pop(spare.app)[0])
         for process in self._processes.values():
             process.end()
         self._processes.clear()
@@ -289,6 +311,16 @@ class El0App:
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError):
             self.close()
+
+    @property
+    def mediator(self) -> El0App:
+        """What a checker asks for settings, threads and counters: here, too."""
+        return self
+
+    @property
+    def guests(self) -> tuple[int, ...]:
+        """Ids of the guests that an app knows, in order of creation."""
+        return tuple([guest for guest, grant in self._grants.items() if not grant.lost])
 
     @property
     def isolation(self) -> tuple[Isolation, ...]:
@@ -409,11 +441,11 @@ class El0App:
             if instance.is_dead() and not instance.open:
                 self._bury(instance)
 
-    async def _simple(self, instance: Instance, number: int, *args: int) -> Message:
-        """An entry of an app that nobody else knows yet. Raises :class:`AppGone`."""
-        entry = instance.begin(number, NO_GUEST, self._own)
+    async def _simple(self, instance: Instance, payload: bytes, *args: int) -> Message:
+        """INIT of an app that nobody else knows yet. Raises :class:`AppGone`."""
+        entry = instance.begin(abi.ENTRY_INIT, NO_GUEST, self._own)
         try:
-            return await self._serve(instance, entry, entry_message(entry, b"", *args), False)
+            return await self._serve(instance, entry, entry_message(entry, payload, *args), False)
         finally:
             instance.end(entry)
 

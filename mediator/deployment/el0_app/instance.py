@@ -64,6 +64,7 @@ class Instance:
     """An app that runs, or has run (``dead``). ``open``: entries that have not returned, oldest first."""
 
     __slots__ = (
+        "_exchange",
         "app",
         "capabilities",
         "charge",
@@ -89,6 +90,7 @@ class Instance:
     ) -> None:
         self.app = app
         self.link = link
+        self._exchange = link.exchange
         self.capabilities = capabilities
         self.server = server
         self.grants = grants
@@ -121,7 +123,7 @@ class Instance:
     def end(self, entry: Open) -> None:
         """The entry is over, one way or the other."""
         self.open.remove(entry)
-        if self.windows:
+        if self.windows.opened:
             self.windows.end(entry.name)
 
     def turn(self, entry: Open, message: bytes) -> Message:
@@ -131,28 +133,33 @@ class Instance:
         """
         if self.dead:
             raise AppGone(self.dead)
-        windows = self.windows
-        if windows:
-            windows.show()
-        turn = self.link.exchange(message)
-        if windows:
-            windows.take()
+        opened = self.windows.opened
+        if opened:
+            self.windows.show()
+        turn = self._exchange(message)
+        if opened:
+            self.windows.take()
         final = turn[-1]
         if final.number == PANIC:
             text = final.payload[: abi.MAX_LOG].decode("utf-8", "replace")
             raise AppGone(f"panic: {text}")
         grant = entry.grant
         grant.turns += 1
-        copied = len(message) - abi.HEADER_SIZE
-        for said in turn:
-            copied += len(said.payload)
-            if said.entry != entry.name:
-                raise AppGone(f"protocol: it spoke for entry {said.entry:#x}")
+        copied = len(message) - abi.HEADER_SIZE + len(final.payload)
+        name = entry.name
+        if final.entry != name:
+            raise AppGone(f"protocol: it spoke for entry {final.entry:#x}")
+        posted = len(turn) - 1
+        if posted:
+            for said in turn[:posted]:
+                copied += len(said.payload)
+                if said.entry != name:
+                    raise AppGone(f"protocol: it spoke for entry {said.entry:#x}")
         grant.copied += copied
         if self.charge is not None:
             self.charge(1, -(-copied // _PAGE) if copied > _SHORT_PAYLOAD else 0)
-        if len(turn) > 1:
-            for said in turn[:-1]:
+        if posted:
+            for said in turn[:posted]:
                 self.server.post(entry, said)
         return final
 

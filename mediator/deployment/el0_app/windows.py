@@ -20,7 +20,7 @@ _DEVICE: Final = -1
 class Windows:
     """The windows of one app. ``devices``: pages of registers by physical address."""
 
-    __slots__ = ("_devices", "_host", "_open", "_view")
+    __slots__ = ("_devices", "_host", "_view", "opened")
 
     def __init__(
         self, view: memoryview, host: Host, devices: MutableMapping[int, bytearray]
@@ -28,11 +28,8 @@ class Windows:
         self._view = view
         self._host = host
         self._devices = devices
-        # Number of the window → entry that opened it, guest or _DEVICE, address, last contents.
-        self._open: dict[int, tuple[int, int, int, bytes]] = {}
-
-    def __len__(self) -> int:
-        return len(self._open)
+        self.opened: dict[int, tuple[int, int, int, bytes]] = {}
+        """Number of a window → entry that opened it, guest or -1, address, last contents."""
 
     def has_device(self, pa: int) -> bool:
         """Whether there is a device at this page."""
@@ -48,31 +45,31 @@ class Windows:
 
     def _open_one(self, entry: int, guest: int, address: int) -> int | None:
         for number in range(abi.WINDOW_PAGES):
-            if number not in self._open:
-                self._open[number] = (entry, guest, address, b"")
+            if number not in self.opened:
+                self.opened[number] = (entry, guest, address, b"")
                 return number
         return None
 
     def close(self, entry: int, number: int) -> bool:
         """End a window; False unless ``entry`` opened it."""
-        if number not in self._open or self._open[number][0] != entry:
+        if number not in self.opened or self.opened[number][0] != entry:
             return False
         self._wipe(number)
         return True
 
     def end(self, entry: int) -> None:
         """The entry is over, and so are its windows."""
-        for number in [number for number, held in self._open.items() if held[0] == entry]:
+        for number in [number for number, held in self.opened.items() if held[0] == entry]:
             self._wipe(number)
 
     def _wipe(self, number: int) -> None:
-        del self._open[number]
+        del self.opened[number]
         at = number << PAGE_SHIFT
         self._view[at : at + PAGE_SIZE] = bytes(PAGE_SIZE)
 
     def show(self) -> None:
         """The app is about to run: windows get what the pages contain."""
-        for number, (entry, guest, address, _) in self._open.items():
+        for number, (entry, guest, address, _) in self.opened.items():
             if guest == _DEVICE:
                 data = bytes(self._devices[address])
             else:
@@ -80,11 +77,11 @@ class Windows:
                 data = self._host.read_guest(guest, address, PAGE_SIZE) or bytes(PAGE_SIZE)
             at = number << PAGE_SHIFT
             self._view[at : at + PAGE_SIZE] = data
-            self._open[number] = (entry, guest, address, data)
+            self.opened[number] = (entry, guest, address, data)
 
     def take(self) -> None:
         """The app has spoken: pages get what it wrote."""
-        for number, (_, guest, address, data) in list(self._open.items()):
+        for number, (_, guest, address, data) in list(self.opened.items()):
             at = number << PAGE_SHIFT
             now = self._view[at : at + PAGE_SIZE].tobytes()
             if not data or now == data:
