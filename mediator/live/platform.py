@@ -54,7 +54,7 @@ FIRST_PA: Final = 32 << 30
 """Where physical memory begins; the first span is the mediator's, no guest's IPA is in any."""
 MAX_GUESTS: Final = 64
 """Guests in the life of one platform; their ranges are not used again."""
-MAX_STEPS: Final = 1 << 16
+MAX_TEARDOWN_STEPS: Final = 1 << 16
 """Entries that the end of one guest or an interrupt may take; the largest legal one takes a few hundred."""
 
 
@@ -202,7 +202,7 @@ class LivePlatform:
             self.sink(GuestDying(guest))
         self._inside += 1
         try:
-            for _ in range(MAX_STEPS):
+            for _ in range(MAX_TEARDOWN_STEPS):
                 if not isinstance(self.tee.destroy_guest(guest), Preempted):
                     break
             else:
@@ -274,7 +274,7 @@ class LivePlatform:
                 self.sink(PhysicalInterrupt(RAISED_INTID))
             self._inside += 1
             try:
-                for _ in range(MAX_STEPS):
+                for _ in range(MAX_TEARDOWN_STEPS):
                     if not isinstance(self.tee.notification_interrupt(), Preempted):
                         break
                 else:
