@@ -247,7 +247,8 @@ int release_call(struct mini *mini, struct guest *guest, struct call *call)
         status = give_page(mini, &call->alloc_list);
     if (status == APP_OK && carrier != NULL && --carrier->users == 0 && carrier->doomed)
         status = let_go(mini, guest, carrier);
-    for (n = 0; status == APP_OK && n < BUFFERS; n++) {
+    /* Those of a guest that ends go one by one, in steps that may be stopped. */
+    for (n = 0; status == APP_OK && !guest->dying && n < BUFFERS; n++) {
         struct buffer *buffer = &guest->buffers[n];
 
         if (buffer->used && buffer->lingers && !names(guest, buffer->reference, NULL))

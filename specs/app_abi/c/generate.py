@@ -305,7 +305,7 @@ def _prototypes(abi: AppAbi) -> Iterator[str]:
         if call.payload_out != "none":
             words.append(f"out: {_out_doc(call)}.")
         yield _comment(" ".join(words))
-        yield _signature(call, ";") + "\n"
+        yield _signature(call, ";" if call.answered else " __attribute__((noreturn));") + "\n"
 
 
 def _payload_name(call: SyscallSpec) -> str:
@@ -496,7 +496,7 @@ def _server(entry: Entry) -> Iterator[str]:
     else:
         yield "    in.payload = app->buffer;"
         yield "    in.length = header->payload_length;"
-        yield "    if (app->buffer == NULL || in.length > app->buffer_bytes) {"
+        yield "    if (in.length > (app->buffer == NULL ? 0 : app->buffer_bytes)) {"
         yield "        if (app_drop(app, in.length) != 0)"
         yield "            return app->broken;"
         yield f"        return app_leave(app, APP_TOO_MUCH, {allowed},"

@@ -729,8 +729,16 @@ static int app_serve_init(struct app *app, const struct app_header *header)
     uint64_t results[APP_ARGS] = {0};
     int outcome = APP_OUTCOME_DONE;
 
-    if (header->payload_length != 0)
-        return app_break(app, APP_GARBLED);
+    in.payload = app->buffer;
+    in.length = header->payload_length;
+    if (in.length > (app->buffer == NULL ? 0 : app->buffer_bytes)) {
+        if (app_drop(app, in.length) != 0)
+            return app->broken;
+        return app_leave(app, APP_TOO_MUCH, APP_BIT(DONE) | APP_BIT(REFUSED) | APP_BIT(FAILED),
+                         NULL, NULL, 0);
+    }
+    if (app_get(app, app->buffer, in.length) != 0)
+        return app->broken;
     in.mode = header->args[0];
     in.threads = header->args[1];
     memset(&out, 0, sizeof out);
@@ -876,7 +884,7 @@ static int app_serve_restore(struct app *app, const struct app_header *header)
 
     in.payload = app->buffer;
     in.length = header->payload_length;
-    if (app->buffer == NULL || in.length > app->buffer_bytes) {
+    if (in.length > (app->buffer == NULL ? 0 : app->buffer_bytes)) {
         if (app_drop(app, in.length) != 0)
             return app->broken;
         return app_leave(app, APP_TOO_MUCH, APP_BIT(DONE) | APP_BIT(REFUSED) | APP_BIT(FAILED),

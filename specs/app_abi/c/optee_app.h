@@ -206,11 +206,14 @@ struct app_segment {
 struct app;
 
 /* INIT: Mode 0, the first entry of all: register hooks. Mode 1: look for the TEE. Mode 2: after
- * a restart, the TEE was found before and has this many threads; do not ask it again. Outcomes:
- * DONE, REFUSED, FAILED. */
+ * a restart, the TEE was found before and has this many threads; do not ask it again. Mode 3,
+ * needs STATE: forget everything, and take the settings in the payload; mode 0 or 2 follows.
+ * Outcomes: DONE, REFUSED, FAILED. */
 struct app_init_in {
-    uint64_t mode; /* 0, 1 or 2 */
+    uint64_t mode; /* 0, 1, 2 or 3 */
     uint64_t threads; /* threads of the TEE, mode 2 only */
+    const char *payload; /* json, in the buffer of struct app */
+    size_t length;
 };
 struct app_init_out {
     uint64_t threads; /* threads of the TEE */
@@ -329,7 +332,7 @@ struct app {
     uint64_t offers;         /* APP_OFFER_* */
     uint64_t max_entries;    /* entries open at a time */
     uint32_t flags;          /* APP_FLAG_* of the last RESULT */
-    void *buffer;            /* where the payload of RESTORE goes, may be null */
+    void *buffer;            /* where the payload of INIT and RESTORE goes, may be null */
     size_t buffer_bytes;
     size_t settings_length;
     char settings[APP_SETTINGS_BYTES];
@@ -369,7 +372,7 @@ int app_run(struct app *app);
 int app_log(struct app *app, uint64_t guest, const char *text, size_t length);
 
 /* The app gives up. Never answered: the process is ended. text: why, at most MAX_LOG bytes. */
-void app_panic(struct app *app, const char *text, size_t length);
+void app_panic(struct app *app, const char *text, size_t length) __attribute__((noreturn));
 
 /* Copy guest memory once. NO unless the page is RAM that the guest owns. guest: guest id; ipa:
  * guest physical address; length: bytes, 1 to 4096, inside one page. out: length bytes. */
