@@ -94,6 +94,11 @@ compiled-speed: $(VENV)/.dev ## how much faster they make an invoke; exit 1 if l
 soak: $(VENV)/.test ## property tests at random and for hours; finds are kept in .hypothesis
 	HYPOTHESIS_PROFILE=soak $(PYTEST) -n $(JOBS) --dist worksteal -q -o timeout=0 $(ARGS)
 
+campaign: $(VENV)/.test ## ten million SMCs under faults; an hour on 2 cores, goes on where it stopped
+	mkdir -p build
+	$(BIN)/python -m fuzz.campaign --workers 2 --seed 4 --resume build/campaign.json \
+	    --markdown build/campaign.md --commit "$$(git rev-parse --short=12 HEAD)" $(ARGS)
+
 ci: ## what the continuous integration runs
 	.ci/run
 
