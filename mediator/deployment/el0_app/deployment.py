@@ -202,6 +202,8 @@ class El0App:
         old = None if self._pool is None else self._pool.take(self._key())
         if old is not None:
             process, arena = old
+            if self._cpu is not None:
+                os.sched_setaffinity(process.child.pid, {self._cpu})
             source = self._shadows.share(arena.view[SHADOWS_AT:])
         else:
             arena, source = self._arena()
@@ -256,7 +258,7 @@ class El0App:
         )
 
     def _key(self) -> tuple[object, ...]:
-        return (self.manifest, self._offers, self._cpu, self._require)
+        return (self.manifest, self._offers, self._cpu is None, self._require)
 
     def _arena(self) -> tuple[Arena, int]:
         if self._free_arenas:
