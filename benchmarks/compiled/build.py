@@ -45,6 +45,9 @@ COMPILE: Final = ("-fno-semantic-interposition", "-fno-plt")
 LINK: Final = ("-Wl,-Bsymbolic",)
 """Calls inside the library are direct calls, and may be inlined. For the ELF linkers of GNU systems."""
 
+FRAME: Final = re.compile(r"tuple\[int(?:, int){3,7}\]")
+"""The type of a frame of 4 to 8 registers."""
+
 MYPY: Final = """\
 [mypy]
 python_version = 3.11
@@ -88,8 +91,8 @@ def copy(into: Path) -> str:
             where = path.relative_to(ROOT)
             data = path.read_bytes()
             module = ".".join(where.with_suffix("").parts)
-            if module in OPEN:
-                data = mark(data.decode(), OPEN[module]).encode()
+            if name in COMPILED and path.suffix == ".py":
+                data = adapt(data.decode(), OPEN.get(module, ())).encode()
             if name in COMPILED:
                 digest.update(f"{where} {len(data)}\n".encode() + data)
             wanted.add(where)
@@ -104,11 +107,18 @@ def copy(into: Path) -> str:
     return digest.hexdigest()
 
 
-def mark(source: str, classes: tuple[str, ...]) -> str:
-    """``source`` with a decorator that lets interpreted classes inherit from ``classes``."""
-    head = "from __future__ import annotations\n"
-    source = source.replace(head, f"{head}\nfrom mypy_extensions import mypyc_attr\n", 1)
-    for name in classes:
+def adapt(source: str, open_classes: tuple[str, ...]) -> str:
+    """``source`` as it is compiled: two changes that mean nothing to the interpreter.
+
+    Interpreted classes may inherit from ``open_classes``. Annotations of register frames say tuples
+    of any length: those of a known one mypyc keeps unpacked, and packs for every call that it cannot
+    resolve.
+    """
+    source = FRAME.sub("tuple[int, ...]", source)
+    if open_classes:
+        head = "from __future__ import annotations\n"
+        source = source.replace(head, f"{head}\nfrom mypy_extensions import mypyc_attr\n", 1)
+    for name in open_classes:
         decorated = f"@mypyc_attr(allow_interpreted_subclasses=True)\nclass {name}"
         source, found = re.subn(rf"^class {name}\b", decorated, source, flags=re.MULTILINE)
         if found != 1:
