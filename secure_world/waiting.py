@@ -13,6 +13,7 @@ knows nothing of that thread): the value becomes pending in the waiter's partiti
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,14 +35,15 @@ class Waiter:
 class WaitQueue:
     """The queue of one mutex; every step costs the same however many threads wait.
 
-    A promoted waiter queues up behind the plain ones, where OP-TEE keeps its place of arrival.
+    A promoted waiter queues up behind the plain ones, where OP-TEE keeps its place of arrival. To
+    find its first entry, a plain ``dict`` would go through all that have been taken from its front.
     """
 
     __slots__ = ("_ready", "conditional", "orphaned")
 
     def __init__(self) -> None:
-        self._ready: dict[Waiter, None] = {}
-        self.conditional: dict[object, dict[Waiter, None]] = {}
+        self._ready: OrderedDict[Waiter, None] = OrderedDict()
+        self.conditional: dict[object, OrderedDict[Waiter, None]] = {}
         self.orphaned = False
 
     @property
@@ -62,7 +64,7 @@ class WaitQueue:
         if condition is None:
             self._ready[waiter] = None
         else:
-            self.conditional.setdefault(condition, {})[waiter] = None
+            self.conditional.setdefault(condition, OrderedDict())[waiter] = None
         alive = False
         try:
             if condition is not None and self._ready:
