@@ -6,8 +6,7 @@ Three things, in the compiled tree, which is brought up to date first:
 - the modules that a process there loads are the compiled ones, all of them;
 - what the command prints about golden vectors, recorded traces (as mediator and as secure world, with
   planted errors) and the built-in scenario, its digest included, is the same text to the last byte;
-- the tests of the mediator, of the codec and of the scenario's
-  digest pass.
+- the tests of the mediator, of the codec and of the scenario's digest pass.
 
 Exit code 0 the same, 1 a difference.
 """
