@@ -11,7 +11,10 @@ from typing import Final
 
 import click
 
+from mediator.command.deployment_options import chosen, deployment_options
 from mediator.command.progress import FileProgress
+from mediator.deployment.choice import EL0_APP
+from mediator.deployment.el0_app.launch import LaunchError
 from specs.replay import report
 from specs.replay.mediated import replay_as_mediator
 from specs.replay.reader import Trace, load_trace
@@ -28,6 +31,7 @@ Examples:
   optee-mediator replay session.jsonl
   optee-mediator replay --self-check 100 --seed 7 *.jsonl.gz
   optee-mediator replay --as secure-world session.jsonl
+  optee-mediator replay --deployment el0-app session.jsonl
   optee-mediator replay --json *.jsonl | jq '.traces[] | {file, events, transparent}'
 
 \b
@@ -69,8 +73,16 @@ used.
 @click.option(
     "--json", "as_json", is_flag=True, help="Print the report as JSON on standard output."
 )
+@deployment_options
 def replay(
-    traces: tuple[Path, ...], part: str, plants: int, seed: int, show: int, as_json: bool
+    traces: tuple[Path, ...],
+    part: str,
+    plants: int,
+    seed: int,
+    show: int,
+    as_json: bool,
+    deployment: str,
+    require_isolation: bool,
 ) -> None:
     """Replay recorded traffic between a normal world and OP-TEE.
 
@@ -79,6 +91,11 @@ def replay(
     our mediator in between must be transparent. As secure world, our simulated OP-TEE answers the
     recorded calls.
     """
+    home = chosen(deployment, require_isolation)
+    if home.name == EL0_APP and (part != report.MEDIATOR or plants):
+        raise click.UsageError(
+            f"--deployment {EL0_APP} is for --as {report.MEDIATOR} without --self-check"
+        )
     results: list[report.Result] = []
     checks: list[SelfCheck | None] = []
     errors: list[TraceError] = []
@@ -89,13 +106,16 @@ def replay(
                 progress.total = len(trace.records)
                 result: report.Result
                 if part == report.MEDIATOR:
-                    result = replay_as_mediator(trace, progress=progress.update)
+                    result = replay_as_mediator(trace, progress=progress.update, deployment=home)
                 else:
                     result = replay_as_secure_world(trace, progress=progress.update)
                 checks.append(_check(trace, part, plants, seed, progress.update))
                 results.append(result)
             except TraceError as error:
                 errors.append(error)
+            except LaunchError as error:
+                click.echo(f"error: {report.printable(str(error))}", err=True)
+                sys.exit(2)
     if as_json:
         click.echo(json.dumps(report.as_json(results, checks, errors), indent=2))
     else:

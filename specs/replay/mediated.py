@@ -15,8 +15,8 @@ from typing import Final
 
 import attrs
 
+from mediator.deployment.choice import Deployment
 from mediator.optee.events import Finding
-from mediator.optee.mediator import OpteeMediator
 from mediator.optee.settings import MediatorSettings
 from secure_world.bus import BusError
 from smccc.constants import optee_smc as smc
@@ -31,9 +31,9 @@ from specs.replay.drive import (
     Answer,
     Driver,
     Entry,
-    ReplaySyscalls,
     SmcRequest,
 )
+from specs.replay.homes import home_of
 from specs.replay.judge import Judge, Sight
 from specs.replay.machine import Machine
 from specs.replay.normal_world import NormalWorld
@@ -63,6 +63,7 @@ class MediatorReplay:
         settings: MediatorSettings | None = None,
         plant: Plant | None = None,
         progress: Callable[[int], None] | None = None,
+        deployment: Deployment | None = None,
     ) -> None:
         self.trace = trace
         self.facts: Survey = survey(trace)
@@ -80,8 +81,9 @@ class MediatorReplay:
         )
         self.tally = Tally()
         self._findings: list[str] = []
-        self.mediator = OpteeMediator(self.settings, self._sink)
-        self._sys = ReplaySyscalls(self.machine.host)
+        self.home = home_of(
+            deployment or Deployment(), self.machine.host, self.settings, self._sink
+        )
         self._driver = Driver(self.facts)
         self._plant = plant
         self._progress = progress
@@ -101,7 +103,7 @@ class MediatorReplay:
 
     def run(self) -> MediatorResult:
         """Replay the trace from end to end."""
-        self._driver.complete(self.mediator.probe(self._sys))
+        self._driver.complete(self.home.probe())
         happenings = follow(self.trace, self.facts)
         self._values = values_read(
             [happening.step for happening in happenings if isinstance(happening, Enter)]
@@ -166,11 +168,11 @@ class MediatorReplay:
     def _create(self, client: int) -> None:
         if not self.machine.has_guest(client):
             self.machine.add_guest(client)
-        self._driver.complete(self.mediator.guest_created(self._sys, client - 1))
+        self._driver.complete(self.home.guest_created(client - 1))
         self._live.add(client)
 
     def _destroy(self, client: int) -> None:
-        self._driver.complete(self.mediator.guest_destroyed(self._sys, client - 1))
+        self._driver.complete(self.home.guest_destroyed(client - 1))
         self._live.discard(client)
         self.scripted.forget(client)
         self.normal.forget(client)
@@ -187,7 +189,7 @@ class MediatorReplay:
             self.normal.enter(step)
             if step.function == smc.OPTEE_SMC_GET_ASYNC_NOTIF_VALUE:
                 self._values.tell(step, self._notify)
-            work = self.mediator.handle(self._sys, step.client - 1, call.cpu, call.regs)
+            work = self.home.handle(step.client - 1, call.cpu, call.regs)
             entry = Entry(step, work)
             self._driver.start(entry)
         self._entries[call.cpu] = entry
@@ -204,7 +206,7 @@ class MediatorReplay:
     def _notify(self, client: int, numbers: list[int]) -> None:
         """The secure world has notification values for ``client`` and raises its interrupt."""
         self._driver.pending[client] = numbers
-        self._driver.complete(self.mediator.notification_interrupt(self._sys))
+        self._driver.complete(self.home.interrupt())
         self._driver.pending.clear()
 
     def _hypervisor(self, step: Step) -> Entry:
@@ -215,9 +217,9 @@ class MediatorReplay:
         if create and client != HYPERVISOR and client not in self._live:
             if not self.machine.has_guest(client):
                 self.machine.add_guest(client)
-            entry = Entry(step, self.mediator.guest_created(self._sys, client - 1))
+            entry = Entry(step, self.home.guest_created(client - 1))
         elif destroy and client in self._live and not self._more.get(client):
-            entry = Entry(step, self.mediator.guest_destroyed(self._sys, client - 1))
+            entry = Entry(step, self.home.guest_destroyed(client - 1))
         else:
             if client in self._live and step.answer is not None:
                 # OP-TEE accepts a second instance of a client; it takes as many ends.
@@ -257,7 +259,7 @@ class MediatorReplay:
         assert isinstance(entry.result, tuple)
         _, a1, a2, thread = entry.result[:4]
         regs = (names.RETURN_FROM_RPC, a1, a2, thread, 0, 0, 0, step.call.regs[7])
-        work = self.mediator.handle(self._sys, step.client - 1, step.call.cpu, regs)
+        work = self.home.handle(step.client - 1, step.call.cpu, regs)
         entry.work, entry.finished, entry.result = work, False, None
         request = self._driver.drive(entry, None)
         if request is None:
@@ -470,7 +472,7 @@ class MediatorReplay:
     def _retry_teardown(self) -> None:
         """Guests whose teardown had to wait for entries on other processors."""
         for client in list(self._dying):
-            if self._driver.complete(self.mediator.guest_destroyed(self._sys, client - 1)):
+            if self._driver.complete(self.home.guest_destroyed(client - 1)):
                 del self._dying[client]
                 self._live.discard(client)
 
@@ -492,6 +494,11 @@ def replay_as_mediator(
     trace: Trace,
     settings: MediatorSettings | None = None,
     progress: Callable[[int], None] | None = None,
+    deployment: Deployment | None = None,
 ) -> MediatorResult:
-    """Replay a trace with our mediator between its two worlds."""
-    return MediatorReplay(trace, settings, progress=progress).run()
+    """Replay a trace with our mediator between its two worlds, in the home of ``deployment``."""
+    replay = MediatorReplay(trace, settings, progress=progress, deployment=deployment)
+    try:
+        return replay.run()
+    finally:
+        replay.home.close()

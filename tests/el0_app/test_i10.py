@@ -15,11 +15,14 @@ from mediator.hypervisor.accounting import CostTable
 from mediator.scenario.reader import builtin_names, builtin_scenario
 from mediator.scenario.result import Result
 from mediator.scenario.run import Run
+from specs.replay.mediated import replay_as_mediator
+from specs.replay.reader import load_trace
 from specs.target import Setup, Target, World
 from specs.vectors.files import Options, run_file
 from specs.vectors.model_target import ModelTarget
-from tests.vectors.golden import BEHAVIOUR
+from tests.vectors.golden import BEHAVIOUR, DATA
 
+TRACES = DATA / "traces"
 FREE_OF_CHARGE = CostTable(app_turn=0, app_copy=0)
 """Time is part of the input: the boundary must not take any, or everything comes later."""
 
@@ -72,3 +75,13 @@ def test_every_scenario_ends_alike(name: str) -> None:
     found = play(name, 5, Deployment(EL0_APP, require_isolation=True))
     assert found.ok
     assert found.digest == expected.digest
+
+
+@pytest.mark.parametrize("path", sorted(TRACES.glob("linux*")), ids=lambda path: path.name)
+def test_every_replay_ends_alike(path: Path) -> None:
+    recorded = load_trace(path)
+    expected = replay_as_mediator(recorded)
+    found = replay_as_mediator(recorded, deployment=Deployment(EL0_APP, require_isolation=True))
+    assert found == expected
+    assert found.ok
+    assert found.transparent > 0

@@ -24,6 +24,7 @@ from mediator.deployment.el0_app.channel import AppGone, Message
 from mediator.deployment.el0_app.events import AppStarted
 from mediator.deployment.el0_app.instance import (
     RETURN,
+    SMC,
     SWITCHES,
     Charge,
     Instance,
@@ -45,6 +46,7 @@ from mediator.deployment.el0_app.server import (
     SHADOWS_AT,
     Grant,
     Open,
+    SecureCall,
     Server,
     SharedShadows,
     Sink,
@@ -123,7 +125,7 @@ class El0App:
     async methods is a switch point. ``control``: the guest that cannot be made anew (``None``: there
     is none). ``pinned``: caller and app on one processor, where they belong. ``charge``: told of the
     price of the boundary. ``devices``: pages of registers by physical address. ``pool``: where
-    processes come from and go to.
+    processes come from and go to. ``secure_call``: instead of ``host.smc``, a coroutine (replays).
 
     Raises :class:`~mediator.deployment.el0_app.launch.LaunchError`.
     """
@@ -143,6 +145,7 @@ class El0App:
         charge: Charge | None = None,
         devices: MutableMapping[int, bytearray] | None = None,
         pool: AppPool | None = None,
+        secure_call: SecureCall | None = None,
     ) -> None:
         self.host = host
         self.settings = settings or MediatorSettings()
@@ -156,6 +159,7 @@ class El0App:
         self._charge = charge
         self._devices = {} if devices is None else devices
         self._pool = pool
+        self._secure_call = secure_call
         self._offers = 0 if suspending else abi.OFFER_POSTING | abi.OFFER_FUSED
         if sink is not None:
             self._offers |= abi.OFFER_TRACE
@@ -403,7 +407,12 @@ class El0App:
                     raise
                 if instance.dead:
                     raise AppGone(instance.dead)
-            message = server.execute(entry, final)
+            if final.number == SMC and self._secure_call is not None:
+                message = await server.execute_smc(entry, final, self._secure_call)
+                if instance.is_dead():
+                    raise AppGone(instance.dead)
+            else:
+                message = server.execute(entry, final)
 
     def _abandon(self, instance: Instance, entry: Open, message: Message) -> None:
         """The vCPU is gone: let the app give back what the entry holds."""
@@ -674,11 +683,15 @@ class El0App:
         """Look for OP-TEE. Without its device tree node the TEE is not even asked."""
         if not device_tree_node:
             return Probe(False, 0, "no linaro,optee-tz node in the device tree")
+        return self._run(self.probing())
+
+    async def probing(self) -> Probe:
+        """The same as a coroutine."""
         instance = self._spare
         if instance is None:
             return Probe(False, 0, self._supervisor.given_up or "no app")
-        answer = self._run(
-            self._entry(instance, self._own, abi.ENTRY_INIT, b"", (abi.INIT_PROBE,), False)
+        answer = await self._entry(
+            instance, self._own, abi.ENTRY_INIT, b"", (abi.INIT_PROBE,), self._suspending
         )
         if answer is None:
             return Probe(False, 0, "the app died")
@@ -688,7 +701,7 @@ class El0App:
         for other in dict.fromkeys(self._homes.values()):
             if other is not instance and not other.dead:
                 args = (abi.INIT_KNOWN, self.threads)
-                self._run(self._entry(other, self._own, abi.ENTRY_INIT, b"", args, False))
+                await self._entry(other, self._own, abi.ENTRY_INIT, b"", args, False)
         return Probe(True, self.threads, "")
 
     def create_guest(self, guest: int) -> Done | Refused:

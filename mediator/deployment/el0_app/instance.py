@@ -15,6 +15,7 @@ from mediator.optee.syscalls import Syscall
 
 RETURN: Final = int(Syscall.RETURN)
 PANIC: Final = int(Syscall.PANIC)
+SMC: Final = int(Syscall.SMC)
 
 SWITCHES: Final = frozenset(
     int(call)

@@ -9,7 +9,7 @@ fails is reported to the app so that it can clean up, and the exception goes to 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Final, Protocol, cast
 
@@ -53,6 +53,8 @@ EVENTS: Final[Mapping[str, type[tuple[object, ...]]]] = MappingProxyType(
 """Events that TRACE may report, by name."""
 
 Sink = Callable[[tuple[object, ...]], None]
+SecureCall = Callable[..., Awaitable[tuple[int, int, int, int]]]
+"""A secure world that is waited for: x0..x7 in, x0..x3 out."""
 
 _pack = HEADER.pack
 
@@ -413,24 +415,50 @@ class Server:
     # --- secure world ---------------------------------------------------------------------------
 
     def _smc(self, entry: Open, message: Message) -> bytes:
-        args = message.args
+        life = self._admit_smc(entry, message.args)
+        return self._smc_result(message, life, self._host.smc(*message.args))
+
+    async def execute_smc(self, entry: Open, message: Message, call: SecureCall) -> bytes:
+        """The same with a secure world that is waited for."""
+        entry.grant.syscalls += 1
+        if entry.failed is not None:
+            return result(message, abi.HOST_FAILED)
+        try:
+            if message.number not in self._handlers:
+                raise Refusal(abi.NOT_ALLOWED)
+            life = self._admit_smc(entry, message.args)
+            return self._smc_result(message, life, await call(*message.args))
+        except Refusal as refusal:
+            return self._refuse(entry, message, refusal.status)
+        except AppGone:
+            raise
+        except Exception as error:
+            entry.failed = error
+            return result(message, abi.HOST_FAILED)
+
+    def _admit_smc(self, entry: Open, args: tuple[int, ...]) -> Grant | None:
+        """Check a call to the secure world; the guest whose life it changes, if any."""
         function, client = args[0] & M32, args[7]
         if function not in self._forwarded:
             if not within(self._manifest.forward, function, function):
                 raise Refusal(abi.NOT_ALLOWED)
             self._forwarded.add(function)
-        life: Grant | None = None
         if not client:
-            life = self._own_call(entry, function, args[1])
-        elif client != entry.grant.client or function in _LIFE:
+            return self._own_call(entry, function, args[1])
+        if client != entry.grant.client or function in _LIFE:
             known = any(
                 grant.client == client and not grant.lost for grant in self._grants.values()
             )
             if entry.guest != NO_GUEST or not known or function in _LIFE:
                 raise Refusal(abi.NOT_ALLOWED)
-        x0, x1, x2, x3 = self._host.smc(*args)
+        return None
+
+    def _smc_result(
+        self, message: Message, life: Grant | None, answer: tuple[int, int, int, int]
+    ) -> bytes:
+        x0, x1, x2, x3 = answer
         if life is not None:
-            if function == smc.OPTEE_SMC_VM_CREATED:
+            if message.args[0] & M32 == smc.OPTEE_SMC_VM_CREATED:
                 life.partition = x0 & M32 == smc.OPTEE_SMC_RETURN_OK
             else:
                 life.partition = False
