@@ -40,6 +40,9 @@ DATA: Final = 24
 REGION: Final = MESSAGES + LISTS + ARGUMENTS + DATA
 """Pages of one vCPU: messages, page lists, RPC arguments of classic calls, payload."""
 
+FOREIGN_PAGES: Final = 2
+"""Pages of another guest that are mapped behind the RAM of a cell, if there is another guest."""
+
 MAX_SERVED: Final = 48
 """RPCs that are served in a row before a call is left for later."""
 MAX_LEFT: Final = 6
@@ -164,6 +167,7 @@ class Hand:
         self.trap = cpu.hvc if cell.plan.hvc else cpu.smc
         base = RAM + cpu.index * REGION * PAGE_SIZE
         self.base = base
+        self.foreign = RAM + cell.plan.pages * PAGE_SIZE
         self.lists = base + MESSAGES * PAGE_SIZE
         first = self.lists + LISTS * PAGE_SIZE
         self.data = [first + (ARGUMENTS + page) * PAGE_SIZE for page in range(DATA)]
@@ -240,7 +244,11 @@ class Hand:
 
     def some_pages(self, count: int) -> list[int]:
         """Pages of payload; the same may come several times."""
-        return self.rng.choices(self.data, k=count)
+        if count < DATA:
+            return self.rng.choices(self.data, k=count)
+        first = self.rng.randrange(DATA)
+        deck = self.data[first:] + self.data[:first]
+        return (deck * (count // DATA + 1))[:count]
 
     async def store_list(self, pages: Sequence[int], link: int | None = None) -> int:
         """A page list, from the first list page on; ``link``: what its pages link to instead."""

@@ -321,10 +321,13 @@ async def bad_list(hand: Hand) -> None:
     link = None
     what = rng.randrange(4)
     if what == 0:
-        pages[rng.randrange(count)] = rng.choice((0, _OUTSIDE, M64 & ~0xFFF, pages[0] | 1))
+        wrong = (0, _OUTSIDE, M64 & ~0xFFF, pages[0] | 1, hand.foreign, hand.foreign)
+        pages[rng.randrange(count)] = rng.choice(wrong)
     elif what == 1:
-        link = rng.choice((hand.lists, 0, _OUTSIDE, M64))
+        link = rng.choice((hand.lists, 0, _OUTSIDE, M64, hand.foreign))
     at = await hand.store_list(pages, link)
+    if what == 2:
+        at = hand.foreign
     size = rng.choice((count * PAGE_SIZE, 0, 1, 1 << 31, M64, count * PAGE_SIZE * 2))
     attr = rng.choice((NONCONTIG_OUTPUT, msg.OPTEE_MSG_ATTR_TYPE_TMEM_OUTPUT, 0xC, _RMEM_IN))
     cookie = hand.cell.next_cookie()
@@ -347,7 +350,7 @@ async def temporary(hand: Hand) -> None:
             cookie = rng.choice(tuple(hand.cell.registered))
             params.append((kind - _TMEM_IN + _RMEM_IN, 0, 256, cookie))
         elif what == 3 and rng.random() < 0.3:
-            params.append((kind, rng.choice((_OUTSIDE, M64, 8)), 4096, 0))
+            params.append((kind, rng.choice((_OUTSIDE, M64, 8, hand.foreign)), 4096, 0))
         else:
             pages = hand.some_pages(rng.choice((1, 2, 5)))
             at = await hand.store_list(pages)
@@ -372,7 +375,8 @@ async def bad_message(hand: Hand) -> None:
     elif what == 1:
         await hand.send(rng.choice((8, 9, 10, 11, 12, 0x7FFF_FFFF, M32)), (_NONE,), style=style)
     elif what == 2:
-        where = rng.choice((0, _OUTSIDE, hand.base + 1, hand.base + 8, M64, rng.getrandbits(64)))
+        odd = (0, _OUTSIDE, hand.base + 1, hand.base + 8, M64, rng.getrandbits(64))
+        where = rng.choice((*odd, hand.foreign))
         await hand.serve(await hand.trap(style, where >> 32, where & M32))
     elif what == 3:
         cookie = rng.choice((*hand.cell.carriers, *hand.cell.allocated, 0, rng.getrandbits(64)))

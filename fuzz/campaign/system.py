@@ -19,7 +19,7 @@ import attrs
 
 from fuzz.campaign import honest
 from fuzz.campaign.application import Requester
-from fuzz.campaign.cell import NOTIFICATION, RAM, Cell, CellPlan
+from fuzz.campaign.cell import FOREIGN_PAGES, NOTIFICATION, RAM, Cell, CellPlan
 from fuzz.campaign.coverage import Coverage
 from fuzz.campaign.faults import Denials, FaultyMonitor, Liar
 from fuzz.campaign.operations import OPERATIONS
@@ -193,7 +193,26 @@ class System:
         self.cells[created.guest] = cell
         if created.guest not in self._order:
             self._order.append(created.guest)
+        self._share(created.guest, cell)
         return True
+
+    def _share(self, guest: int, cell: Cell) -> None:
+        """Map two pages of another guest behind the RAM of this one, as foreign or granted pages."""
+        for other in self._order:
+            if other == guest or other not in self.host.guests():
+                continue
+            runs = self.host.stage2(other).mappings(RAM >> PAGE_SHIFT, FOREIGN_PAGES)
+            if sum(run.pages for run in runs if run.kind >= OWN_RO) == FOREIGN_PAGES:
+                self.host.share(
+                    guest,
+                    RAM + cell.plan.pages * PAGE_SIZE,
+                    FOREIGN_PAGES,
+                    other,
+                    RAM,
+                    writable=bool(cell.seed & 1),
+                    grant=bool(cell.seed & 2),
+                )
+                return
 
     def _create_linux(self, plan: LinuxPlan, seed: int) -> None:
         unknown = 0
@@ -282,6 +301,11 @@ class System:
         rude = plan.lie > 0 or any(plan.weights.get(name) for name in _SPOILS_ANSWERS)
         forgets = rude or guest in self.involved or not self._must_end
         held = info.pages + info.rpc_buffers
+        if not info.calls and self.host.pinned(guest) != held:
+            self._problem(
+                f"guest {guest}: {self.host.pinned(guest)} pages are pinned, the mediator accounts "
+                f"for {info.pages} and {info.rpc_buffers} for RPC arguments"
+            )
         inside = partition.shm.pages
         if not info.calls and (inside > held or (inside < held and not forgets)):
             self._problem(
@@ -368,6 +392,11 @@ class System:
                     self._problem(f"guest {guest} ({plan.name}) thread {thread.name}: {error!r}")
                 if system.driver.counters.anomalies:
                     self._problem(f"guest {guest} ({plan.name}) gets answers that cannot be")
+                info = self.platform.tee.mediator.guest_info(guest)
+                if info is not None and (info.pages or info.rpc_buffers or self.host.pinned(guest)):
+                    self._problem(
+                        f"guest {guest} ({plan.name}) unloaded its driver, but has {info}"
+                    )
 
     def _last_part(self) -> None:
         """Everybody goes; nothing may be left."""
