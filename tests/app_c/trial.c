@@ -16,8 +16,10 @@
 #include <unistd.h>
 
 #include "optee_app.h"
+#include "optee_numbers.h"
 
 static struct app app;
+static uint64_t client; /* of the only guest */
 
 static long try(uint64_t what, uint64_t parent)
 {
@@ -133,9 +135,36 @@ static int init(struct app *unused, const struct app_init_in *in, struct app_ini
     return app_register_hook(&app, APP_HOOK_SMC, 0x32000000, 0x3fffffff);
 }
 
+static int tell_tee(uint64_t function)
+{
+    const uint64_t x[8] = {function, client};
+    uint64_t answer[4];
+
+    return app_smc(&app, x, answer);
+}
+
+static int guest_created(struct app *unused, const struct app_guest_created_in *in)
+{
+    (void)unused;
+    client = in->client;
+    return tell_tee(OPTEE_SMC_VM_CREATED);
+}
+
+static int guest_destroyed(struct app *unused, const struct app_guest_destroyed_in *in)
+{
+    (void)unused;
+    (void)in;
+    return tell_tee(OPTEE_SMC_VM_DESTROYED);
+}
+
 int main(void)
 {
-    static const struct app_handlers handlers = {.init = init, .handle_smc = handle_smc};
+    static const struct app_handlers handlers = {
+        .init = init,
+        .guest_created = guest_created,
+        .guest_destroyed = guest_destroyed,
+        .handle_smc = handle_smc,
+    };
 
     return app_start(&app, "trial", &handlers, 0) == APP_OK && app_run(&app) == APP_OK ? 0 : 1;
 }
