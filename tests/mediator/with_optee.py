@@ -13,6 +13,7 @@ from uuid import UUID
 
 from mediator.checkers.standard import standard_watch
 from mediator.checkers.watch import Watch
+from mediator.deployment.choice import AnyDeployment
 from mediator.deployment.in_hypervisor import Completed, Done, InHypervisor
 from mediator.host import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from mediator.hypervisor.bus import SecureBus
@@ -94,7 +95,7 @@ class WithOptee:
             self.bus, SecureWorldSettings(threads=4), self.monitor, registry=TaRegistry([Slow])
         )
         self.host = ReferenceHost(self.memory, secure_smc=self.world.smc, sink=self.events.append)
-        self.tee = InHypervisor(self.host, settings, self.events.append)
+        self.tee = self.deploy(settings)
         self.watch = standard_watch(
             Watch(), self.memory, self.host, self.tee.mediator, bus=self.bus
         )
@@ -105,6 +106,10 @@ class WithOptee:
             self.host.add_guest(guest)
             assert self.host.populate(guest, RAM, PAGES)
             assert self.tee.create_guest(guest) == Done()
+
+    def deploy(self, settings: MediatorSettings | None) -> AnyDeployment:
+        """The mediator in its home."""
+        return InHypervisor(self.host, settings, self.events.append)
 
     def smc(self, *regs: int, guest: int = GUEST) -> tuple[int, ...]:
         out = self.tee.handle(guest, 0, tuple(regs) + (0,) * (8 - len(regs)))
