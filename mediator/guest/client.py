@@ -45,6 +45,7 @@ MAX_PARAMS: Final = 4
 MALLOC_ALIGN: Final = 16
 """Alignment of memory from the C library; user buffers start anywhere in a page otherwise."""
 
+_ZEROS: Final = bytes(PAGE_SIZE)
 EMPTY_BUFFER_SIZE: Final = 8
 """libteec registers this many bytes for a temporary buffer of none."""
 
@@ -316,8 +317,11 @@ class Client:
         self.driver.pages.free_user(buffer.pages)
 
     async def allocate(self, size: int) -> SharedMemory:
-        """Allocate shared memory of ``size`` bytes, page aligned. Raises :class:`TeeError`."""
+        """Allocate shared memory of ``size`` zero bytes, page aligned. Raises :class:`TeeError`."""
         buffer = self.buffer(size, offset=0)
+        driver = self.driver
+        for page in driver.pages.used_before(buffer.pages):
+            await driver.kernel.cpu.write(page, _ZEROS)
         try:
             return await self._share(buffer, owned=True)
         except TeeError:

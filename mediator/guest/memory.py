@@ -62,6 +62,7 @@ class PageAllocator:
         self._free: list[int] = []
         self._free_runs: dict[int, list[int]] = {}
         self._free_user: list[int] = []
+        self._used: set[int] = set()
 
     def _ipa(self, index: int) -> int:
         for first, end, ipa in self._starts:
@@ -134,6 +135,10 @@ class PageAllocator:
         self.in_use += pages
         return taken
 
+    def used_before(self, pages: Sequence[int]) -> list[int]:
+        """Those of ``pages`` that somebody else had and wrote to: a kernel zeroes them."""
+        return [page for page in pages if page in self._used]
+
     def _descending(self, top: int, count: int) -> list[int]:
         """IPAs of the ``count`` pages below page number ``top``."""
         ipas: list[int] = []
@@ -149,6 +154,7 @@ class PageAllocator:
     def free_user(self, pages: Sequence[int]) -> None:
         """Give user pages back."""
         self.in_use -= len(pages)
+        self._used.update(pages)
         self._free_user += reversed(pages)
 
 

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 from click.testing import CliRunner, Result
 
-from mediator.command import main
+from mediator.command import main, progress
 from mediator.command import replay as command
 from specs.replay import mediated
 from specs.replay.rules import NOT_COMPARED, RULES
@@ -265,7 +265,7 @@ def test_help_has_examples() -> None:
 
 
 def test_progress_goes_to_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "PROGRESS_AFTER", 0.0)
+    monkeypatch.setattr(progress, "PROGRESS_AFTER", 0.0)
     result = run("--json", VIRTUAL)
     assert result.exit_code == 0
     assert json.loads(result.stdout)["exit"] == 0

@@ -13,8 +13,7 @@ import jsonschema
 import pytest
 from click.testing import CliRunner, Result
 
-from mediator.command import main
-from mediator.command import vectors as command
+from mediator.command import main, progress
 from tests.vectors.golden import ABI_FILES, BEHAVIOUR, Row, behaviour, one, text
 
 
@@ -154,7 +153,7 @@ def test_hostile_text_is_shown_escaped(tmp_path: Path) -> None:
 def test_progress_after_two_seconds_goes_to_standard_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(command, "PROGRESS_AFTER", -1.0)
+    monkeypatch.setattr(progress, "PROGRESS_AFTER", -1.0)
     result = call("--json", saved(tmp_path, row_named("abi")))
     json.loads(result.stdout)
     assert "anything.bin" in result.stderr

@@ -10,7 +10,7 @@ from specs.mutants.mechanism import Mutant
 
 _RESERVE: Final = "mediator.optee.memory:reserve"
 _WALK: Final = "mediator.optee.memory:walk"
-_PIN: Final = "mediator.optee.memory:_pin"
+_KEEP: Final = "mediator.optee.memory:_keep"
 _EMIT: Final = "mediator.optee.memory:_emit"
 _TRANSLATE: Final = "mediator.optee.call:_translate"
 _RELEASE: Final = "mediator.optee.core:Core._let_go"
@@ -218,7 +218,7 @@ LIMITS = (
                 "return buffer",
             ),
             (
-                _PIN,
+                _KEEP,
                 "buffer.done += count",
                 "guest.buffers[buffer.reference] = buffer\n"
                 "    if not buffer.done:\n"

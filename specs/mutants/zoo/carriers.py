@@ -40,8 +40,8 @@ REGISTERED_MESSAGES = (
         plant=edits(
             (
                 "mediator.optee.core:Core.release_buffer",
-                "if guest.buffers.get(buffer.reference) is buffer:",
-                "if not buffer.users and guest.buffers.get(buffer.reference) is buffer:",
+                "if named:\n        del",
+                "if named and not buffer.users:\n        del",
             )
         ),
     ),
