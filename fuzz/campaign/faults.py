@@ -64,7 +64,7 @@ _RARE: Final = frozenset(
 )
 ARGUMENT_RATE: Final = 0.15
 """Share of RPC arguments of a liar that are false."""
-RARE_RATE: Final = 0.5
+RARE_RATE: Final = 0.6
 """Share of false answers to functions that are seldom called."""
 _ARGUMENT: Final = 32 + 4 * 32
 """Bytes of an RPC argument, as the simulated OP-TEE writes it."""
@@ -169,7 +169,7 @@ class Liar:
         if function == smc.OPTEE_SMC_EXCHANGE_CAPABILITIES:
             self._tell("lie: capabilities")
             bits = rng.getrandbits(10) & rng.choice((M32, ~smc.OPTEE_SMC_SEC_CAP_VIRTUALIZATION))
-            return (rng.choice((a0, a0, a0, 7)), bits, rng.getrandbits(32), a3)
+            return (rng.choice((a0, a0, a0, a0, a0, 7)), bits, rng.getrandbits(32), a3)
         if function == smc.OPTEE_SMC_GET_THREAD_COUNT:
             self._tell("lie: thread count")
             return (a0, rng.choice((0, 1, M32)), a2, a3)
@@ -186,7 +186,7 @@ class Liar:
         rng = self._rng
         a0, a1, a2, a3 = registers
         if a0 >= _RPC and a0 != _NONE:
-            what = rng.randrange(3)
+            what = rng.choice((0, 0, 1, 2, 2))
             if what == 0:
                 self._tell("lie: thread")
                 return (a0, a1, a2, rng.choice((0, 1, 2, 7, 0x1_0000, 0x1_0001, M32)))

@@ -96,7 +96,8 @@ MAX_SESSIONS: Final = 12
 async def fast(hand: Hand) -> None:
     """A function that is offered."""
     rng = hand.rng
-    await hand.fast(rng.choice(FAST), rng.choice((0, 0, 1, 2, M64)))
+    function = rng.choice((*FAST, smc.OPTEE_SMC_EXCHANGE_CAPABILITIES))
+    await hand.fast(function, rng.choice((0, 0, 1, 2, M64)))
 
 
 async def hidden(hand: Hand) -> None:

@@ -129,6 +129,15 @@ def draw_plan(seed: int) -> SystemPlan:
     linux = [_linux(rng, index) for index in range(rng.choice((0, 0, 0, 0, 0, 1, 1, 2)))]
     lies = rng.random() < 0.25
     count = len(cells) + len(linux)
+    mediator, world = _mediator(rng), _secure_world(rng)
+    shadow_limit = rng.choice((4, 9, 20)) if rng.random() < 0.1 else None
+    if linux:
+        # A TEE that gets no memory for RPCs keeps asking, and a driver that serves it sees nothing else.
+        shadow_limit = None
+        buffers = mediator.limits.rpc_buffers
+        enough = buffers if buffers is None else max(buffers, world.threads)
+        limits = attrs.evolve(mediator.limits, rpc_buffers=enough)
+        mediator = attrs.evolve(mediator, limits=limits)
     return SystemPlan(
         seed=seed,
         machine=MachineSettings(
@@ -138,9 +147,9 @@ def draw_plan(seed: int) -> SystemPlan:
             quantum=rng.choice((0, 5_000, 100_000)),
             max_guests=8,
         ),
-        mediator=_mediator(rng),
-        secure_world=_secure_world(rng),
-        shadow_limit=rng.choice((4, 9, 20)) if rng.random() < 0.1 else None,
+        mediator=mediator,
+        secure_world=world,
+        shadow_limit=shadow_limit,
         cells=tuple(cells),
         linux=tuple(linux),
         strikes=_strikes(rng, count),

@@ -44,7 +44,7 @@ Sink = Callable[[tuple[object, ...]], None]
 
 CHUNK: Final = {Mode.DIRECT: 50, Mode.INTERLEAVE: 2_000}
 """Resumptions between two looks whether a part of the run is over."""
-MAX_SMCS: Final = 5_000
+MAX_SMCS: Final = 3_000
 """SMCs of one part: a TEE that gets no memory for RPCs asks for it again and again."""
 MAX_STEPS: Final = 400_000
 """Resumptions of one part; a part that takes more has not come to rest."""
