@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from mediator.command import main, progress
 from mediator.command import replay as command
-from specs.replay import mediated
+from specs.replay import homes
 from specs.replay.rules import NOT_COMPARED, RULES
 from specs.replay.selfcheck import SelfCheck, self_check
 from tests.replay.golden import ALL, PARAMS, SESSION, VIRTUAL, trace
@@ -131,7 +131,7 @@ def test_differences_are_shown_with_place_and_values(tmp_path: Path) -> None:
 
 
 def test_a_mediator_that_is_not_transparent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mediated, "ReplaySyscalls", WrongClient)
+    monkeypatch.setattr(homes, "ReplaySyscalls", WrongClient)
     result = run(SESSION, PARAMS)
     assert result.exit_code == 1
     assert "as mediator, NOT transparent" in result.stdout

@@ -14,7 +14,7 @@ from mediator.optee.settings import Limits, MediatorSettings
 from smccc import wire
 from smccc.constants import optee_smc as smc
 from smccc.registers import low32
-from specs.replay import mediated
+from specs.replay import homes, mediated
 from specs.replay.drive import ReplaySyscalls
 from specs.replay.mediated import replay_as_mediator
 from specs.replay.reader import Trace, build_trace, load_trace
@@ -185,7 +185,7 @@ class Chatty(ReplaySyscalls):
 def wrong(
     monkeypatch: pytest.MonkeyPatch, syscalls: type[ReplaySyscalls], path: Path
 ) -> MediatorResult:
-    monkeypatch.setattr(mediated, "ReplaySyscalls", syscalls)
+    monkeypatch.setattr(homes, "ReplaySyscalls", syscalls)
     return replay_as_mediator(trace(path))
 
 
