@@ -32,6 +32,12 @@ class Watched(Protocol):
     def threads(self) -> int | None:
         """Threads that the TEE reported."""
 
+    def guest_of(self, client: int) -> int:
+        """The guest behind a client id of the TEE."""
+
+    def client_of(self, guest: int) -> int:
+        """The client id of a guest."""
+
     def guest_info(self, guest: int) -> GuestInfo | None:
         """Its counters of a guest."""
 
@@ -50,7 +56,6 @@ def standard_watch(
     pages of the mediator the TEE touches for whom.
     """
     view = ReferenceView(memory, guests)
-    base = mediator.settings.client_id_base
 
     def asleep() -> Iterable[tuple[int, int]]:
         """vCPUs that wait although an interrupt is deliverable to them."""
@@ -66,16 +71,16 @@ def standard_watch(
 
     watch.add(NoLeak(view, watch.report))
     watch.add(OwnMemoryOnly(view, watch.report))
-    handed = HandedPages(view, lambda client: client - base, watch.report)
+    handed = HandedPages(view, mediator.guest_of, watch.report)
     watch.add(handed)
     if bus is not None:
         bus.guard_shadows(handed.may)
     watch.add(PinsBalance(view, mediator.guest_info, watch.report))
     watch.add(FetchedOnce(watch.report))
-    watch.add(Strangers(lambda guest: guest + base, watch.report))
+    watch.add(Strangers(mediator.client_of, watch.report))
     watch.add(
         Bounded(mediator.settings.limits, lambda: mediator.threads or DEFAULT_THREADS, watch.report)
     )
     watch.add(Progress(watch.report))
-    watch.add(WakeUps(asleep, watch.report, alive, lambda client: client - base))
+    watch.add(WakeUps(asleep, watch.report, alive, mediator.guest_of))
     return watch

@@ -101,7 +101,7 @@ class InHypervisor:
 
     def guest_of(self, client: int) -> int:
         """The guest behind a client id of the TEE."""
-        return client - self.mediator.settings.client_id_base
+        return self.mediator.guest_of(client)
 
     def close(self) -> None:
         """Nothing has to be ended here."""

@@ -130,6 +130,15 @@ class OpteeMediator:
         """Look for an OP-TEE with virtualization and learn its thread count."""
         return await lifecycle.probe(self._core, sys)
 
+    def guest_of(self, client: int) -> int:
+        """The guest behind a client id of the TEE."""
+        return client - self._core.settings.client_id_base
+
+    def client_of(self, guest: int) -> int:
+        """The client id of a guest."""
+        record = self._core.guests.get(guest)
+        return self._core.settings.client_id_base + guest if record is None else record.client
+
     def probed(self, threads: int) -> None:
         """The TEE was found before, by somebody else, and has ``threads`` threads."""
         self._core.threads = threads

@@ -114,8 +114,7 @@ class Platform:
         self.sink = sink
         self.memory = PhysicalMemory()
         self.monitor = MachineMonitor() if monitor is None else monitor
-        base = settings.mediator.client_id_base
-        self.bus = SecureBus(self.memory, guest_of=lambda client: client - base, sink=sink)
+        self.bus = SecureBus(self.memory, guest_of=self._guest_of, sink=sink)
         # Not one number for both: then a drawn byte of one would say something about the other's.
         secure_seed = derived_seed(settings.seed, "secure world", settings.secure_world.seed)
         self.secure_world = SecureWorld(

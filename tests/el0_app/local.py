@@ -73,5 +73,5 @@ class LocalApp(El0App):
     def _launch(self, arena: Arena, settings: bytes, offers: int) -> LocalProcess:  # type: ignore[override]
         app = type(self).app()
         link = LocalLink(app, arena.view, offers, settings)
-        link.tamper = self.tamper
+        link.tamper = type(self).tamper
         return LocalProcess(link, app.capabilities)

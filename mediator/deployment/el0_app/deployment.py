@@ -348,10 +348,10 @@ class El0App:
         renewed = self._supervisor.guest_of(client)
         return client - self.settings.client_id_base if renewed is None else renewed
 
-    def client_of(self, guest: int) -> int | None:
-        """The client id of a guest, ``None`` if it has none now."""
+    def client_of(self, guest: int) -> int:
+        """The client id of a guest."""
         grant = self._grants.get(guest)
-        return None if grant is None or grant.lost else grant.client
+        return self.settings.client_id_base + guest if grant is None else grant.client
 
     # --- accounts -------------------------------------------------------------------------------
 

@@ -116,9 +116,12 @@ class Grant:
 
 
 class Open:
-    """An entry that has not returned. ``failed``: what a service of the host raised meanwhile."""
+    """An entry that has not returned.
 
-    __slots__ = ("failed", "grant", "guest", "name", "number")
+    ``failed``: what a service of the host raised meanwhile; ``stopped``: the app was told to stop.
+    """
+
+    __slots__ = ("failed", "grant", "guest", "name", "number", "stopped")
 
     def __init__(self, name: int, number: int, guest: int, grant: Grant) -> None:
         self.name = name
@@ -126,6 +129,7 @@ class Open:
         self.guest = guest
         self.grant = grant
         self.failed: Exception | None = None
+        self.stopped = False
 
 
 class Refusal(Exception):
@@ -477,7 +481,9 @@ class Server:
     # --- the rest of the machine ----------------------------------------------------------------
 
     def _should_preempt(self, entry: Open, message: Message) -> bytes:
-        return result(message, abi.OK, b"", int(self._host.should_preempt()))
+        stop = self._host.should_preempt()
+        entry.stopped |= stop
+        return result(message, abi.OK, b"", int(stop))
 
     def _now(self, entry: Open, message: Message) -> bytes:
         return result(message, abi.OK, b"", self._host.now())

@@ -27,6 +27,7 @@ from mediator.deployment.el0_app.iommu import Iommu
 from mediator.deployment.el0_app.launch import LaunchError
 from mediator.deployment.el0_app.server import NO_GUEST, Grant, SharedShadows, Sink
 from mediator.host import Host
+from mediator.optee.events import GuestTornDown
 from smccc.constants import optee_smc as smc
 
 M32: Final = 0xFFFF_FFFF
@@ -142,6 +143,7 @@ class Supervisor:
             released = pins.count
             host.unpin_pages(grant.guest, pins.everything())
             pins.clear()
+        self._emit(GuestTornDown(grant.guest, grant.answer))
         self._emit(PartitionCleaned(grant.guest, grant.client, grant.answer, released))
 
     def restart(self, instance: Instance) -> Instance | None:
