@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.app_c.build import EXAMPLE, compile_app
+from tests.app_c.build import EXAMPLE, HERE, compile_app
 from tests.app_c.twins import SOURCES
 
 
@@ -24,3 +24,9 @@ def sanitized_app(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sanitized")
     sources = [EXAMPLE / name for name in SOURCES]
     return compile_app(sources, folder / "mini_mediator", sanitized=True)
+
+
+@pytest.fixture(scope="session")
+def trial_app(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The app that tries what is forbidden."""
+    return compile_app([HERE / "trial.c"], tmp_path_factory.mktemp("trial") / "trial")

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import attrs
 import pytest
 
 from mediator.deployment.choice import Deployment
+from mediator.deployment.el0_app.deployment import El0App
+from mediator.deployment.el0_app.server import SharedShadows
 from mediator.deployment.in_hypervisor import InHypervisor
 from mediator.guest.client import INPUT, OUTPUT, Memref, Value
 from mediator.guest.driver import DriverSettings
@@ -19,12 +22,11 @@ from mediator.guest.profile import LINUX_6_1, LINUX_6_12
 from mediator.host import Host
 from mediator.hypervisor.core import MachineSettings
 from mediator.hypervisor.scheduler import Mode, RunEnd
-from mediator.optee.settings import MediatorSettings
 from mediator.scenario.platform import Platform, PlatformSettings
 from secure_world.apps.basic import MemoryReferences
 from secure_world.settings import SecureWorldSettings
 from tests.app_c.peer import Peer
-from tests.app_c.twins import TWIN
+from tests.app_c.twins import TWIN, manifest_of
 from tests.platform.workload import arithmetic, clock, echo, missing
 
 RAM = ((0x4000_0000, 2048),)
@@ -50,6 +52,10 @@ async def memory(guest: Guest) -> None:
 MAINS: tuple[Main, ...] = (arithmetic, echo, memory, clock, missing)
 
 
+AnyTee = InHypervisor | Peer | El0App
+Maker = Callable[[Host, SharedShadows], AnyTee]
+
+
 @attrs.frozen
 class Outcome:
     """What can be seen of a run from outside of the mediator."""
@@ -66,7 +72,7 @@ class Outcome:
 class Watched:
     """Any mediator, with every trap and its answer noted."""
 
-    def __init__(self, tee: InHypervisor | Peer) -> None:
+    def __init__(self, tee: AnyTee) -> None:
         self.tee = tee
         self.probe = tee.probe
         self.guest_created = tee.guest_created
@@ -93,16 +99,16 @@ class Watched:
 class Home(Deployment):
     """A deployment that is none of the known ones."""
 
-    maker: Callable[[Host], InHypervisor | Peer] = InHypervisor
+    maker: Maker = attrs.field(kw_only=True)
     made: list[Watched] = attrs.field(factory=list)
 
-    def make(self, host: Host, *_: object, **__: object) -> Watched:  # type: ignore[override]
-        self.made.append(Watched(self.maker(host)))
+    def make(self, host: Host, *_: object, **given: object) -> Watched:  # type: ignore[override]
+        self.made.append(Watched(self.maker(host, given["shadows"])))
         return self.made[0]
 
 
 def run(
-    make: Callable[[Host], InHypervisor | Peer],
+    make: Maker,
     seed: int,
     secure_world: SecureWorldSettings,
     mode: Mode,
@@ -151,31 +157,34 @@ def digest(platform: Platform, guest: int) -> str:
     return found.hexdigest()
 
 
-def native(settings: MediatorSettings) -> Callable[[Host], InHypervisor]:
-    return lambda host: InHypervisor(host, settings)
+def native(host: Host, shadows: SharedShadows) -> InHypervisor:
+    return InHypervisor(host, TWIN)
 
 
 @pytest.mark.parametrize("mode", [Mode.DIRECT, Mode.INTERLEAVE], ids=lambda mode: mode.value)
 @pytest.mark.parametrize("rpc_arg", [True, False], ids=["rpc-arg", "classic"])
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("home", ["peer", "el0-app"])
 def test_the_same_platform_with_either_mediator(
-    seed: int,
-    rpc_arg: bool,
-    mode: Mode,
-    sanitized_app: Path,
+    home: str, rpc_arg: bool, mode: Mode, sanitized_app: Path, plain_app: Path
 ) -> None:
-    tee = SecureWorldSettings(threads=4)
-    if not rpc_arg:
-        tee = attrs.evolve(tee, rpc_arg=False)
-    peers: list[Peer] = []
+    """Under sanitizers with the peer of these tests, and isolated in the real deployment."""
+    tee = SecureWorldSettings(threads=4, rpc_arg=rpc_arg)
+    with ExitStack() as stack:
 
-    def app(host: Host) -> Peer:
-        peers.append(Peer(host, sanitized_app))
-        return peers[0]
+        def app(host: Host, shadows: SharedShadows) -> Peer | El0App:
+            if home == "peer":
+                peer = Peer(host, sanitized_app)
+                stack.callback(lambda: exits.append(peer.end()))
+                return peer
+            manifest = manifest_of(plain_app)
+            made = El0App(host, TWIN, manifest=manifest, shadows=shadows, require_isolation=True)
+            stack.callback(lambda: exits.append(made.deaths))
+            return stack.enter_context(made)
 
-    in_c = run(app, seed, tee, mode)
-    assert peers[0].end() == 0
-    in_python = run(native(TWIN), seed, tee, mode)
+        exits: list[int] = []
+        in_c = run(app, 3, tee, mode)
+    assert exits == [0]
+    in_python = run(native, 3, tee, mode)
     assert in_c == in_python
     assert in_c.end is RunEnd.IDLE
     assert in_c.traps > 50

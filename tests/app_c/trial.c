@@ -19,7 +19,7 @@
 #include "optee_numbers.h"
 
 static struct app app;
-static uint64_t client; /* of the only guest */
+static uint64_t clients[8]; /* of guests 0 to 7 */
 
 static long try(uint64_t what, uint64_t parent)
 {
@@ -135,7 +135,7 @@ static int init(struct app *unused, const struct app_init_in *in, struct app_ini
     return app_register_hook(&app, APP_HOOK_SMC, 0x32000000, 0x3fffffff);
 }
 
-static int tell_tee(uint64_t function)
+static int tell_tee(uint64_t function, uint64_t client)
 {
     const uint64_t x[8] = {function, client};
     uint64_t answer[4];
@@ -146,15 +146,14 @@ static int tell_tee(uint64_t function)
 static int guest_created(struct app *unused, const struct app_guest_created_in *in)
 {
     (void)unused;
-    client = in->client;
-    return tell_tee(OPTEE_SMC_VM_CREATED);
+    clients[in->guest % 8] = in->client;
+    return tell_tee(OPTEE_SMC_VM_CREATED, in->client);
 }
 
 static int guest_destroyed(struct app *unused, const struct app_guest_destroyed_in *in)
 {
     (void)unused;
-    (void)in;
-    return tell_tee(OPTEE_SMC_VM_DESTROYED);
+    return tell_tee(OPTEE_SMC_VM_DESTROYED, clients[in->guest % 8]);
 }
 
 int main(void)
