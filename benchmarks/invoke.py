@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 from uuid import UUID
 
+from mediator.deployment.choice import Deployment
 from mediator.guest.cpu import GuestCpu
 from mediator.hypervisor.core import MachineSettings
 from mediator.hypervisor.guest import GuestSpec, RamExtent
@@ -115,7 +116,12 @@ async def open_session(cpu: GuestCpu) -> int:
 class Bench:
     """One platform with one busy guest, which invokes as often as it is told."""
 
-    def __init__(self, mode: Mode = Mode.DIRECT, idle_guests: int = 0) -> None:
+    def __init__(
+        self,
+        mode: Mode = Mode.DIRECT,
+        idle_guests: int = 0,
+        deployment: Deployment = Deployment(),  # noqa: B008  # frozen
+    ) -> None:
         registry = default_registry()
         registry.register(AddAndReverse)
         self.platform = Platform(
@@ -124,12 +130,14 @@ class Bench:
                 secure_world=SecureWorldSettings(threads=2, guests=idle_guests + 1),
                 checkers=False,
                 charged=False,
+                deployment=deployment,
             ),
             registry=registry,
         )
         for index in range(idle_guests):
             spec = GuestSpec(name=f"idle{index}", programs=(_idle,), ram=(RamExtent(RAM, 1024),))
             self.platform.create(spec)
+        self.clock: Callable[[], float] = time.process_time
         self._todo: list[tuple[bool, int]] = []
         self._seconds = 0.0
         spec = GuestSpec(name="busy", programs=(self._program,), ram=(RamExtent(RAM, 1024),))
@@ -143,9 +151,9 @@ class Bench:
         while True:
             while self._todo:
                 by_cookie, times = self._todo.pop()
-                start = time.process_time()
+                start = self.clock()
                 await self._invoke(cpu, session, by_cookie, times)
-                self._seconds = time.process_time() - start
+                self._seconds = self.clock() - start
             await cpu.wfi()
             interrupt = cpu.acknowledge()
             if interrupt is not None:

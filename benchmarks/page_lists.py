@@ -34,7 +34,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mediator.deployment.in_hypervisor import Completed, Done, InHypervisor
+from mediator.deployment.choice import AnyDeployment, Deployment
+from mediator.deployment.in_hypervisor import Completed, Done
 from mediator.hypervisor import pages, stage2
 from mediator.hypervisor.frames import OUTSIDER
 from mediator.hypervisor.host import ReferenceHost
@@ -86,6 +87,7 @@ class Rig:
     def __init__(self, layout: str) -> None:
         draw = np.random.default_rng(SEED)
         self.host = ReferenceHost(PhysicalMemory())
+        self.tee: AnyDeployment | None = None
         self.host.add_guest(GUEST)
         self._populate(layout)
         in_order = layout == "sequential"
@@ -123,10 +125,16 @@ class Rig:
             host.stage2(GUEST).map_frames(RAM, stage2.OWN_RW, mine)
 
 
-def mediated(rig: Rig, settings: MediatorSettings | None = None, stops: int = 0) -> Sharing:
+def mediated(
+    rig: Rig,
+    settings: MediatorSettings | None = None,
+    stops: int = 0,
+    deployment: Deployment = Deployment(),  # noqa: B008  # frozen
+) -> Sharing:
     """REGISTER_SHM and UNREGISTER_SHM through the mediator, over a secure world that agrees.
 
     ``stops``: how often a registration is preempted. The guest then comes back at once.
+    ``deployment``: where the mediator lives.
     """
     host = rig.host
     message, lists = RAM + TABLE * PAGE, RAM + (TABLE + 1) * PAGE
@@ -155,7 +163,7 @@ def mediated(rig: Rig, settings: MediatorSettings | None = None, stops: int = 0)
         return 0, 0, 0, 0
 
     host.secure_smc = secure_world
-    tee = InHypervisor(host, settings)
+    tee = rig.tee = deployment.make(host, settings)
     assert tee.probe().found
     assert isinstance(tee.create_guest(GUEST), Done)
     regs = (smc.OPTEE_SMC_CALL_WITH_ARG, message >> 32, message & 0xFFFF_FFFF, 0, 0, 0, 0, 0)

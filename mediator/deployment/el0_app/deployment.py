@@ -366,7 +366,11 @@ class El0App:
         total = self._past + _usage(self._own)
         for grant in self._grants.values():
             total += _usage(grant)
-        return total
+        # Pages that an app keeps for the next call are on the account of who took them, who may be
+        # gone; all of them together are what the apps have now.
+        apps = dict.fromkeys([*self._homes.values(), self._spare])
+        held = sum(0 if app is None else app.server.shadow_pages() for app in apps)
+        return attrs.evolve(total, shadow_pages=held)
 
     # --- entering -------------------------------------------------------------------------------
 

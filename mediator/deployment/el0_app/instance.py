@@ -170,11 +170,14 @@ class Instance:
             raise entry.failed
         if message.status not in OUTCOMES[entry.number]:
             raise AppGone(f"protocol: entry {entry.number} returned {message.status}")
-        if message.status == abi.OUTCOME_PREEMPTED and not entry.stopped:
+        if (
+            message.status == abi.OUTCOME_PREEMPTED
+            and not entry.stopped
+            and all(other is entry or other.guest != entry.guest for other in self.open)
+        ):
             # Only entries of the same guest on their way out are a reason, too; otherwise this app
             # would let somebody try for ever.
-            if all(other is entry or other.guest != entry.guest for other in self.open):
-                raise AppGone(f"protocol: entry {entry.number} stopped without being told to")
+            raise AppGone(f"protocol: entry {entry.number} stopped without being told to")
         if entry.guest >= 0:
             self.served += 1
         return message

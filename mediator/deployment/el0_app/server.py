@@ -561,6 +561,10 @@ class Server:
             self.hooks.append((kind, first, last))
         return result(message, abi.OK)
 
+    def shadow_pages(self) -> int:
+        """Shadow pages that the app has."""
+        return sum([len(shadow.pages) // _WORD for shadow in self.shadows.values()])
+
     def hooked(self, kind: int, value: int) -> bool:
         """Whether the app wants to be entered for this."""
         for hook, first, last in self.hooks:  # noqa: SIM110  # a generator costs thrice as much
