@@ -16,7 +16,7 @@ from typing import Final
 import attrs
 
 from mediator.optee import call, events, fast, lifecycle, notify, snapshots
-from mediator.optee.core import M32, Core, FusedWalk, Registers
+from mediator.optee.core import M32, Core, FinalWrite, FusedWalk, Registers
 from mediator.optee.lifecycle import Probe
 from mediator.optee.records import Guest
 from mediator.optee.settings import MediatorSettings
@@ -135,17 +135,17 @@ class OpteeMediator:
         return client - self._core.settings.client_id_base
 
     def client_of(self, guest: int) -> int:
-        """The client id of a guest."""
-        record = self._core.guests.get(guest)
-        return self._core.settings.client_id_base + guest if record is None else record.client
+        """The client id of a guest by the settings: what is in use is measured by it (I5)."""
+        return self._core.settings.client_id_base + guest
 
     def probed(self, threads: int) -> None:
         """The TEE was found before, by somebody else, and has ``threads`` threads."""
         self._core.threads = threads
 
-    def walk_fused(self, walker: FusedWalk) -> None:
-        """From now on read and pin page lists with ``walker``."""
+    def fuse(self, walker: FusedWalk, finish: FinalWrite | None = None) -> None:
+        """From now on read and pin page lists with ``walker``, and end calls with ``finish``."""
         self._core.fused = walker
+        self._core.finish = finish
 
     async def guest_created(self, sys: Syscalls, guest: int, client: int | None = None) -> bool:
         """``False``: the TEE refused the guest. ``ValueError``: the id is in use.
