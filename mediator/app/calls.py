@@ -23,6 +23,7 @@ WRITE_GUEST: Final = int(Syscall.WRITE_GUEST)
 READ_PINNED: Final = int(Syscall.READ_PINNED)
 WRITE_PINNED: Final = int(Syscall.WRITE_PINNED)
 SMC: Final = int(Syscall.SMC)
+WRITE_RESULT: Final = int(Syscall.WRITE_RESULT)
 
 _STATUS: Final = struct.Struct("<q")
 _STATUS_AT: Final = 16
@@ -257,6 +258,32 @@ async def walk(
     elif flags & abi.FLAG_PREEMPT:
         end = WALK_PREEMPTED
     return answer[HEADER_SIZE:], link, end
+
+
+async def finish(
+    sys: Syscalls, guest: int, page: int, segments: list[tuple[int, bytes]], refused: int
+) -> None:
+    """The results of a call, on their way with its RETURN (:data:`mediator.optee.core.FinalWrite`)."""
+    assert isinstance(sys, AppSyscalls)
+    payload = abi.pack_segments(segments)
+    head = _pack(
+        SYSCALL,
+        WRITE_RESULT,
+        FLAG_POSTED,
+        sys._entry,
+        len(payload),
+        0,
+        guest,
+        page,
+        len(segments),
+        refused,
+        0,
+        0,
+        0,
+        0,
+        0,
+    )
+    sys._talk.posted.append(head + payload)
 
 
 _STATUS_LINK: Final = struct.Struct("<qQ")

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, cast
 
 from mediator.app import state
-from mediator.app.calls import AppSyscalls, walk
+from mediator.app.calls import AppSyscalls, finish, walk
 from mediator.app.runtime import Conversation, Entry, arguments, returned
 from mediator.deployment import app_abi as abi
 from mediator.deployment.app_abi import HEADER_SIZE, REGISTERS
@@ -51,7 +51,8 @@ class OpteeApp:
     def _make(self, settings: dict[str, object]) -> None:
         self._mediator = OpteeMediator(settings_of(settings), self._sink)
         if self._fused:
-            self._mediator.walk_fused(walk)
+            # What a recorder is told of the end of a call must be what became of it.
+            self._mediator.fuse(walk, finish if self._sink is None else None)
 
     def enter(self, sys: AppSyscalls, number: int, message: bytes) -> Entry:
         """Serve one entry."""

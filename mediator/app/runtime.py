@@ -8,6 +8,7 @@ here waits for anything but the channel.
 
 from __future__ import annotations
 
+import gc
 import json
 import mmap
 import os
@@ -175,6 +176,8 @@ def serve(make: Callable[[], App]) -> None:
     app = make()
     arena = memoryview(mmap.mmap(ARENA, 0))
     isolation.isolate()
+    # What is there now stays: no collection need look at it again.
+    gc.freeze()
     talk = Conversation(app, arena)
     _send(talk.hello())
     message = _receive(HEADER_SIZE)

@@ -418,7 +418,11 @@ async def _end(
     carrier = call.carrier
     if carrier is None:
         results = segments(call.outputs, data, 0)
-        written = await sys.write_guest(guest.id, call.page, results)
+        if core.finish is None:
+            written = await sys.write_guest(guest.id, call.page, results)
+        else:
+            await core.finish(sys, guest.id, call.page, results, EBADADDR)
+            written = True
     elif call.inside + call.size <= PAGE_SIZE:
         results = segments(call.outputs, data, call.inside)
         await sys.write_pinned(guest.id, call.page, results)

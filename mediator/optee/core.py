@@ -47,6 +47,10 @@ Registers = tuple[int, ...]
 FusedWalk = Callable[[Syscalls, int, int, int, int], Awaitable[tuple[bytes, int, int]]]
 """Reads a guest's page list and pins its pages, step by step, in one request: (system calls, guest,
 address of the list, entries, entries a step) → (pinned entries, next list page, how it ended)."""
+FinalWrite = Callable[[Syscalls, int, int, list[tuple[int, bytes]], int], Awaitable[None]]
+"""Writes the results of a call as its last act: (system calls, guest, page, segments, x0 if refused).
+What becomes of it is the deployment's affair, which answers the guest accordingly."""
+
 WALKED: Final = 0
 WALK_PREEMPTED: Final = 1
 WALK_REFUSED: Final = 2
@@ -58,6 +62,7 @@ class Core:
 
     __slots__ = (
         "calls_count",
+        "finish",
         "free_pages",
         "fused",
         "guests",
@@ -80,6 +85,7 @@ class Core:
         self.calls_count = settings.calls_count or 0
         self.plans = Plans()
         self.fused: FusedWalk | None = None
+        self.finish: FinalWrite | None = None
         # Guests that are told of notification values, those of them that the TEE must still be asked
         # about since its last interrupt, and interrupt entries that stopped before all were.
         self.listening: dict[int, None] = {}

@@ -46,6 +46,7 @@ class Syscall(IntEnum):
     IOMMU = 25
     READ_AND_PIN = 26
     TRACE = 27
+    WRITE_RESULT = 28
 
 
 class Syscalls(Protocol):

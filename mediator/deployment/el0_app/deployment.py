@@ -640,7 +640,11 @@ class El0App:
             instance.end(entry)
             if instance.is_dead() and not instance.open:
                 self._bury(instance)
-        return answer.args if answer.status == abi.OUTCOME_DONE else None
+        if answer.status != abi.OUTCOME_DONE:
+            return None
+        if entry.refused_x0 is not None:
+            return (entry.refused_x0, *answer.args[1:])
+        return answer.args
 
     async def _mmio(
         self, guest: int, vcpu: int, ipa: int, size: int, value: int | None
@@ -687,15 +691,18 @@ class El0App:
         """Look for OP-TEE. Without its device tree node the TEE is not even asked."""
         if not device_tree_node:
             return Probe(False, 0, "no linaro,optee-tz node in the device tree")
-        return self._run(self.probing())
+        return self._run(self._probe(False))
 
-    async def probing(self) -> Probe:
+    def probing(self) -> Coroutine[object, None, Probe]:
         """The same as a coroutine."""
+        return self._probe(self._suspending)
+
+    async def _probe(self, switching: bool) -> Probe:
         instance = self._spare
         if instance is None:
             return Probe(False, 0, self._supervisor.given_up or "no app")
         answer = await self._entry(
-            instance, self._own, abi.ENTRY_INIT, b"", (abi.INIT_PROBE,), self._suspending
+            instance, self._own, abi.ENTRY_INIT, b"", (abi.INIT_PROBE,), switching
         )
         if answer is None:
             return Probe(False, 0, "the app died")

@@ -35,6 +35,8 @@ SHADOWS_AT: Final = abi.WINDOW_PAGES * PAGE_SIZE
 """Byte of the arena where the pages of shadows begin."""
 
 _WORD: Final = 8
+_STATUS_AT: Final = 16
+"""Byte of a message where its status begins: 0 or 1 where a write is answered."""
 _LIST_PAGE: Final = 511
 _MAX_VCPU: Final = 1 << 16
 _MAX_INTID: Final = 1 << 24
@@ -121,7 +123,7 @@ class Open:
     ``failed``: what a service of the host raised meanwhile; ``stopped``: the app was told to stop.
     """
 
-    __slots__ = ("failed", "grant", "guest", "name", "number", "stopped")
+    __slots__ = ("failed", "grant", "guest", "name", "number", "refused_x0", "stopped")
 
     def __init__(self, name: int, number: int, guest: int, grant: Grant) -> None:
         self.name = name
@@ -130,6 +132,8 @@ class Open:
         self.grant = grant
         self.failed: Exception | None = None
         self.stopped = False
+        self.refused_x0: int | None = None
+        """x0 of a call whose results could not be written."""
 
 
 class Refusal(Exception):
@@ -218,6 +222,7 @@ class Server:
             Syscall.IOMMU: self._program_iommu,
             Syscall.READ_AND_PIN: self._read_and_pin,
             Syscall.TRACE: self._trace,
+            Syscall.WRITE_RESULT: self._write_result,
         }
         self._handlers = {
             number: handler for number, handler in handlers.items() if number in manifest.syscalls
@@ -290,6 +295,12 @@ class Server:
             raise Refusal(abi.BAD_ARGUMENT)
         written = self._host.write_guest(guest, ipa, segments)
         return result(message, abi.OK if written else abi.NO)
+
+    def _write_result(self, entry: Open, message: Message) -> bytes:
+        answer = self._write_guest(entry, message)
+        if answer[_STATUS_AT]:
+            entry.refused_x0 = message.args[3]
+        return answer
 
     def _read_page_list(self, entry: Open, message: Message) -> bytes:
         guest, ipa, entries, *_ = message.args
@@ -641,6 +652,7 @@ POSTABLE: Final = frozenset(
         Syscall.LOG,
         Syscall.UNPIN_PAGES,
         Syscall.WRITE_PINNED,
+        Syscall.WRITE_RESULT,
         Syscall.FREE_SHADOW,
         Syscall.INJECT_VIRQ,
         Syscall.SET_TIMER,

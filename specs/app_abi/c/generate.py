@@ -125,6 +125,7 @@ def _constants(abi: AppAbi) -> Iterator[str]:
     yield ""
     flags = " | ".join(f"APP_FLAG_{flag.name}" for flag in abi.flags)
     yield f"#define APP_FLAGS ({flags})"
+    yield _define("APP_SYSCALL_LAST", max(call.number for call in abi.syscalls))
     yield _define("APP_STATUS_LAST", min(status.value for status in abi.statuses))
     yield "#define APP_NO_GUEST UINT64_MAX /* in place of a guest in app_log() */\n"
 

@@ -695,6 +695,19 @@ int app_trace(struct app *app, const char *json, size_t length)
     return app_finish_posted(app, APP_SYSCALL_TRACE);
 }
 
+int app_write_result(struct app *app, uint64_t guest, uint64_t ipa, uint64_t refused_x0,
+                     const struct app_segment *segments, size_t count)
+{
+    const uint64_t args[APP_ARGS] = {guest, ipa, count, refused_x0};
+    const size_t bytes = app_segments_bytes(segments, count);
+
+    if (bytes > APP_MAX_PAYLOAD)
+        return APP_BAD_ARGUMENT;
+    app_begin(app, APP_SYSCALL_WRITE_RESULT, 1, args, bytes);
+    app_put_segments(app, segments, count);
+    return app_finish_posted(app, APP_SYSCALL_WRITE_RESULT);
+}
+
 /* --- entries --------------------------------------------------------------------------------- */
 
 #define APP_BIT(outcome) (1U << APP_OUTCOME_##outcome)

@@ -61,7 +61,7 @@ extern "C" {
 /* What the hypervisor offers. */
 /* Of the hypervisor: syscalls may be posted. Without it each waits for its RESULT. */
 #define APP_OFFER_POSTING 1
-#define APP_OFFER_FUSED 2 /* Of the hypervisor: READ_AND_PIN may be used. */
+#define APP_OFFER_FUSED 2 /* Of the hypervisor: READ_AND_PIN and WRITE_RESULT may be used. */
 #define APP_OFFER_TRACE 4 /* Of the hypervisor: it wants TRACE. */
 
 /* Statuses. */
@@ -166,6 +166,7 @@ extern "C" {
 #define APP_SYSCALL_IOMMU 25
 #define APP_SYSCALL_READ_AND_PIN 26
 #define APP_SYSCALL_TRACE 27
+#define APP_SYSCALL_WRITE_RESULT 28
 
 #define APP_FLAGS (APP_FLAG_POSTED | APP_FLAG_PREEMPT)
 #define APP_STATUS_LAST (-9)
@@ -487,6 +488,12 @@ int app_read_and_pin(struct app *app, uint64_t guest, uint64_t ipa, uint64_t ent
 /* An event of the app for a recorder, if the hypervisor offered to listen. json: an array: name
  * of the event, then its fields. */
 int app_trace(struct app *app, const char *json, size_t length);
+
+/* WRITE_GUEST as the last thing before the RETURN of HANDLE_SMC, without a round trip of its
+ * own: if it is refused, x0 of the RETURN becomes refused_x0. guest: guest id; ipa: guest
+ * physical address, low 12 bits zero; count: segments, 0 to MAX_SEGMENTS; refused_x0: register. */
+int app_write_result(struct app *app, uint64_t guest, uint64_t ipa, uint64_t refused_x0,
+                     const struct app_segment *segments, size_t count);
 
 #ifdef __cplusplus
 }
