@@ -232,7 +232,7 @@ static void heard(void)
     must(header.reserved == 0, "reserved is not zero");
     must(header.payload_length <= APP_MAX_PAYLOAD, "a payload that is too long");
     must(header.kind == (greeted ? APP_KIND_SYSCALL : APP_KIND_HELLO), "kind");
-    must(header.number <= 27, "number");
+    must(header.number <= APP_SYSCALL_LAST, "number");
     must((header.flags & ~(uint32_t)APP_FLAG_POSTED) == 0, "flags");
     must(header.flags == 0 || (app.offers & APP_OFFER_POSTING) != 0, "posted without being asked");
     must(header.status == 0 || header.number == APP_SYSCALL_RETURN, "status");

@@ -21,6 +21,7 @@ from smccc.constants import optee_msg
 from smccc.constants import optee_smc as smc
 from tests.app_c.twins import TWIN, manifest_of
 from tests.el0_app.rig import AppRig
+from tests.mediator.rig import msg
 from tests.mediator.with_optee import GUEST, OTHER, RAM, Slow
 
 UID = (smc.OPTEE_SMC_CALLS_UID, 0, 0, 0, 0, 0, 0, 0)
@@ -158,6 +159,24 @@ def test_a_session(plain_app: Path) -> None:
             assert not rig.host.pinned(guest)
         assert not rig.bus.breaches
         assert rig.app.total_usage().refused == 0
+
+
+def test_round_trips_of_an_invoke(plain_app: Path) -> None:
+    """A count that stands for speed: what is posted costs no turn."""
+    with c_rig(manifest_of(plain_app)) as rig:
+        rig.register(0x5500, RAM + 0x2000)
+        session = rig.session()
+        body = msg(1, func=99, session=session, params=[(1, 1, 2, 3), (2, 0, 0, 0)])
+        turns = []
+        for function, *where in (
+            (smc.OPTEE_SMC_CALL_WITH_RPC_ARG, 0, RAM + 0x2000),
+            (smc.OPTEE_SMC_CALL_WITH_REGD_ARG, 0, 0x5500, 0),
+        ):
+            rig.put(RAM + 0x2000, body)
+            before = rig.app.usage(GUEST).turns
+            assert rig.smc(function, *where)[0] == 0
+            turns.append(rig.app.usage(GUEST).turns - before)
+        assert turns == [4, 3]
 
 
 class Killing:

@@ -30,6 +30,7 @@ OF_THE_CLIENT = {
     "APP_ARGS", "APP_LOST", "APP_GARBLED", "APP_UNISOLATED", "APP_NO_ARENA", "APP_PAGE",
     "APP_CHANNEL_FD", "APP_ARENA_FD", "APP_OUT_BYTES", "APP_IN_BYTES", "APP_SETTINGS_BYTES",
     "APP_FLAGS", "APP_STATUS_LAST",
+    "APP_SYSCALL_LAST",
 }  # fmt: skip
 """Names of the header that the Python side has no need of."""
 

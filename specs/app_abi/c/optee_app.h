@@ -169,6 +169,7 @@ extern "C" {
 #define APP_SYSCALL_WRITE_RESULT 28
 
 #define APP_FLAGS (APP_FLAG_POSTED | APP_FLAG_PREEMPT)
+#define APP_SYSCALL_LAST 28
 #define APP_STATUS_LAST (-9)
 #define APP_NO_GUEST UINT64_MAX /* in place of a guest in app_log() */
 
