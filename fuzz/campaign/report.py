@@ -30,7 +30,7 @@ def page(state: State, minimum: int, commit: str) -> str:
 
 def _lines(state: State, minimum: int, commit: str) -> Iterator[str]:
     rare = missing(state.kinds, minimum)
-    yield "# Campaign: ten million SMCs under faults"
+    yield f"# Campaign: {state.smcs:,} SMCs under faults"
     yield ""
     yield (
         "Small whole systems, each from one number: guests that speak the protocol by themselves, "
@@ -58,6 +58,15 @@ def _lines(state: State, minimum: int, commit: str) -> Iterator[str]:
         "against the mediator: I5 and I8 about threads that it swapped and waits that it forgot, I2 "
         "about memory that it claimed to have let go of. All else counts there as well, and nobody's "
         "success is expected."
+    )
+    yield ""
+    yield (
+        "A simulated Linux guest that no fault concerned must end wherever that is in anybody's hands: "
+        "not with a TEE without notifications, which tells no other partition of a release, with a "
+        "mediator that was told to keep no waits or fewer notification values than the TEE has, nor "
+        "where pages are denied, because OP-TEE forgets a wake-up for which it gets no RPC argument. "
+        "Where nothing is refused either, it must also succeed, with the right results. Interrupts that "
+        "got lost delay: the next one, or the end of all faults, makes up for them."
     )
     yield ""
     yield "## Again"
