@@ -22,7 +22,7 @@ from tests.mediator.rig import RAM, SHADOW, RigHost
 M32 = 0xFFFF_FFFF
 PAGES = 24
 """Pages of the guest that it plays with: few, so that everything meets."""
-COOKIES = (1, 2, 3, 0x1000, 0xFFFF_FFFF_0000_0000)
+COOKIES = (1, 2, 3, 0xFFFF_FFFF_0000_0000)
 CALLS = (smc.OPTEE_SMC_CALL_WITH_ARG, smc.OPTEE_SMC_CALL_WITH_RPC_ARG)
 FAST = (
     smc.OPTEE_SMC_CALLS_COUNT,
@@ -54,6 +54,13 @@ REQUESTS = (
 
 def page(index: int) -> int:
     return RAM + index * PAGE_SIZE
+
+
+def masked(view: memoryview) -> bytes:
+    """A page of the mediator, without the addresses of others: which it takes is its own affair."""
+    words = struct.unpack("<512Q", view)
+    own = range(SHADOW, SHADOW + (1 << 30))
+    return struct.pack("<512Q", *[word & PAGE_MASK if word in own else word for word in words])
 
 
 def parameter(random: Random) -> tuple[int, int, int, int]:
@@ -98,6 +105,7 @@ class WildHost(RigHost):
         self.random = Random(seed)
         self.stops = Random(seed + 1)
         self.shared = 0
+        self.threads: dict[int, int] = {}  # those that are away: the page of their message
         self.seen: list[object] = []
 
     def should_preempt(self) -> bool:
@@ -117,7 +125,12 @@ class WildHost(RigHost):
             self._look()
         elif a0 != smc.OPTEE_SMC_CALL_RETURN_FROM_RPC:
             return self._fast(a0)
+        else:
+            # A thread that it never had cannot come back.
+            self.shared = self.threads.pop(a3)
         view = self.memory(self.shared)
+        if a0 not in CALLS:
+            self.seen.append(masked(view))
         count = min(struct.unpack_from("<I", view, 28)[0], 4)
         for at in range(32, 32 + 32 * count, 32):
             # It may also change what is not its to change.
@@ -128,7 +141,7 @@ class WildHost(RigHost):
             if random.random() < 0.1:
                 struct.pack_into("<Q", view, at, random.choice(TYPES))
         struct.pack_into("<I", view, 8, random.randrange(100))
-        if random.random() < 0.5:
+        if random.random() < 0.5 + 0.1 * len(self.threads):
             struct.pack_into("<2I", view, 20, random.choice((0, 0, 0, 0xFFFF_0006)), 3)
             return random.choice((0, 0, 0, 0, smc.OPTEE_SMC_RETURN_ETHREAD_LIMIT, M32)), 1, 2, 3
         return self._rpc(view)
@@ -151,7 +164,7 @@ class WildHost(RigHost):
         if function in (smc.OPTEE_SMC_VM_CREATED, smc.OPTEE_SMC_VM_DESTROYED):
             return 0, 0, 0, 0
         if function == smc.OPTEE_SMC_DISABLE_SHM_CACHE:
-            return self.random.choice((0, 3)), 0, self.random.choice(COOKIES[:4]), 0
+            return self.random.choice((0, 3)), 0, self.random.choice(COOKIES[:3]), 0
         if function == smc.OPTEE_SMC_EXCHANGE_CAPABILITIES:
             return self.random.choice((0, 0, 0, 5)), self.random.choice((0xFF, 0x54, 3)), 9, 4
         return 0, self.random.randrange(40), 3, 4
@@ -159,7 +172,11 @@ class WildHost(RigHost):
     def _rpc(self, view: memoryview) -> tuple[int, int, int, int]:
         random = self.random
         kind = random.choice(RPCS)
-        thread = random.choice((0, 1, 1, 2, 3, 4, 0x1_0000))
+        thread = next(number for number in range(99) if number not in self.threads)
+        if random.random() < 0.02:
+            thread = random.choice((*self.threads, 0x1_0000))
+        else:
+            self.threads[thread] = self.shared
         if kind == smc.OPTEE_SMC_RETURN_RPC_CMD:
             body = message(random, random.choice(REQUESTS))
             if random.random() < 0.7:
@@ -167,7 +184,7 @@ class WildHost(RigHost):
                 body = MESSAGE[1].pack(random.choice(REQUESTS), 0, 0, 0, 0, 0, 0, 1, 1, *values)
             at = random.choice((0, 32, 64, 96, 160))
             view[at : at + len(body)] = body
-        return kind, 0, random.choice(COOKIES[:4]), thread
+        return kind, 0, random.choice(COOKIES[:3]), thread
 
 
 def run(
@@ -182,7 +199,7 @@ def run(
     # Page lists at every page, so that any address is one: words of few pages, some of nobody.
     for index in range(PAGES):
         words = [page(random.randrange(PAGES)) for _ in range(512)]
-        if random.random() < 0.2:
+        if random.random() < 0.1:
             words[random.randrange(3)] = page(4000)
         host.page(host.pa(0, page(index)))[:] = struct.pack("<512Q", *words)
     story: list[object] = []
@@ -190,12 +207,13 @@ def run(
     for _ in range(steps):
         regs = act(random, host, threads)
         out = tee.handle(0, 0, regs)
-        story.append((regs, out))
+        story.append((regs, out, host.pins.total()))
         if isinstance(out, Completed) and out.regs[0] in RPCS:
             threads.append(out.regs[3])
         if random.random() < 0.01:
             while tee.destroy_guest(0) != Done():
                 story.append("preempted")
+            host.threads.clear()
             assert not host.pins
             assert tee.create_guest(0) == Done()
     story.append(dict(host.pins))
@@ -233,16 +251,17 @@ def act(random: Random, host: WildHost, threads: list[int]) -> tuple[int, ...]:
         )
         body = MESSAGE[1].pack(kind, 0, 0, 0, 0, random.choice((0, 0, 0, 5)), 0, 1, *param)
         put(ipa + random.choice((0, 32, 64, 96, 160)), body)
-        thread = threads[-1] if random.random() < 0.8 else random.choice(threads)
+        away = tuple(host.threads) or (0,)
+        thread = random.choice(away if random.random() < 0.9 else threads)
         cookie = random.choice(COOKIES)
         back = (smc.OPTEE_SMC_CALL_RETURN_FROM_RPC, 0, ipa, thread, cookie >> 32, cookie & M32)
         return (*back, *rest[:2])
     body = message(random)
     if choice < 0.55:
         cookie = random.choice(COOKIES)
-        position = random.choice((0, 8, 64, 3936, 4000, 4064, 4072, 4096, 8192 - 32, 3))
+        position = random.choice((0, 0, 8, 64, 3936, 4000, 4064, 4072, 4096, 8192 - 32, 3))
         for index in range(PAGES):
-            if random.random() < 0.3:
+            if random.random() < 0.8:
                 put(page(index) + (position & PAGE_MASK), body)
         call = (smc.OPTEE_SMC_CALL_WITH_REGD_ARG, cookie >> 32, cookie & M32, position)
         return (*call, *rest)
