@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 from typing import Final
 
+import attrs
 import click
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mediator.command.deployment_options import chosen, deployment_options
 from mediator.command.live_options import (
     MAX_GUESTS,
     PATIENCE,
@@ -158,6 +160,7 @@ Exit codes: 0 all well, 1 a check failed, a kernel complained or an invariant wa
 )
 @click.option("--show-console", is_flag=True, help="Show the guests' consoles on standard error.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@deployment_options
 @cache_option
 @click.pass_context
 def live(
@@ -183,6 +186,8 @@ def live(
     console: bool,
     show_console: bool,
     as_json: bool,
+    deployment: str,
+    require_isolation: bool,
     cache: Path | None,
     name: str,
 ) -> None:
@@ -212,6 +217,8 @@ def live(
                 mediator=mediator_settings(classic, notifications),
                 secure_world=SecureWorldSettings(threads=threads),
                 checkers=bool(faults) if checkers is None else checkers,
+                # An emulator that is started later would inherit the one processor.
+                deployment=attrs.evolve(chosen(deployment, require_isolation), pinned=False),
             ),
             conduit=conduit,
             steps=steps,

@@ -11,6 +11,7 @@ from typing import Final, NoReturn
 
 import click
 
+from mediator.deployment.el0_app.launch import LaunchError
 from mediator.live import bundle, client
 from mediator.live.image import ImageError
 from mediator.live.initramfs import InitramfsError
@@ -51,6 +52,7 @@ PROBLEMS: Final = (
     FetchError,
     ImageError,
     InitramfsError,
+    LaunchError,
     LiveError,
     QemuError,
     OSError,

@@ -15,7 +15,8 @@ import attrs
 
 from mediator.checkers.standard import standard_watch
 from mediator.checkers.watch import Watch
-from mediator.deployment.in_hypervisor import DONE, Completed, InHypervisor, Preempted, Undefined
+from mediator.deployment.choice import Deployment
+from mediator.deployment.in_hypervisor import DONE, Completed, Preempted, Undefined
 from mediator.hypervisor.bus import SecureBus
 from mediator.hypervisor.host import ReferenceHost
 from mediator.hypervisor.machine_events import (
@@ -64,12 +65,15 @@ class LiveError(Exception):
 
 @attrs.frozen(kw_only=True)
 class LiveSettings:
-    """What the platform is built from. ``checkers``: watch the invariants I1 to I8."""
+    """What the platform is built from. ``checkers``: watch the invariants I1 to I8. ``deployment``:
+    where the mediator lives; not ``pinned``, because emulators started later would be pinned, too.
+    """
 
     seed: int = 1
     mediator: MediatorSettings = attrs.field(factory=MediatorSettings)
     secure_world: SecureWorldSettings = attrs.field(factory=lambda: SecureWorldSettings(threads=4))
     checkers: bool = True
+    deployment: Deployment = attrs.field(factory=Deployment)
 
 
 class Listener(Protocol):
@@ -131,7 +135,7 @@ class LivePlatform:
         pages = (MAX_GUESTS + 1) * SPAN >> _PAGE_SHIFT
         self.memory = PhysicalMemory(pages, FIRST_PA >> _PAGE_SHIFT)
         self.monitor = LiveMonitor()
-        self.bus = SecureBus(self.memory, sink=sink)
+        self.bus = SecureBus(self.memory, guest_of=self._guest_of, sink=sink)
         world = attrs.evolve(settings.secure_world, seed=settings.seed ^ settings.secure_world.seed)
         self.registry = registry if registry is not None else registry_with_rng()
         self.monitor.notify = self._raise
@@ -150,12 +154,13 @@ class LivePlatform:
         )
         # The guests' device trees say the same.
         offers = attrs.evolve(settings.mediator, notification_virq=NOTIFICATION_INTID)
-        self.tee = InHypervisor(self.host, offers, sink)
+        self.tee = settings.deployment.make(self.host, offers, sink)
         self._dispatcher = Dispatcher(ServiceSettings(), self.tee)
         if self.watch is not None:
             standard_watch(self.watch, self.memory, self.host, self.tee.mediator, bus=self.bus)
         probe = self.tee.probe()
         if not probe.found:
+            self.close()
             raise LiveError(f"the secure world is not usable: {probe.reason}")
         self.recordings: dict[int, Listener] = {}
         """Who is told of the calls of a guest, and of the answers."""
@@ -167,6 +172,13 @@ class LivePlatform:
         """Whether guests are offered asynchronous notifications."""
         offered = self.settings.mediator.capabilities & smc.OPTEE_SMC_SEC_CAP_ASYNC_NOTIF
         return bool(offered) and self.settings.secure_world.async_notifications
+
+    def _guest_of(self, client: int) -> int:
+        return self.tee.guest_of(client)
+
+    def close(self) -> None:
+        """End the processes of the mediator, if it has any."""
+        self.tee.close()
 
     def add_guest(self, name: str, ram: memoryview) -> int:
         """A guest whose RAM is ``ram``; its id. :class:`LiveError` if there is no room for it.

@@ -171,6 +171,7 @@ class Run:
     def __exit__(self, *_: object) -> None:
         with self._files:
             self.service.close()
+            self.platform.close()
             for recording in self._recordings:
                 recording.close()
 

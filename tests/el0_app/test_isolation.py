@@ -67,6 +67,13 @@ def test_app_and_caller_share_a_processor() -> None:
     assert os.sched_getaffinity(0) == before
 
 
+def test_an_app_on_any_processor_is_isolated_as_well() -> None:
+    before = os.sched_getaffinity(0)
+    with El0App(host(), pinned=False, require_isolation=True) as app:
+        assert app.isolation[0].layers["single_thread"]
+        assert os.sched_getaffinity(app.isolation[0].pid) == before == os.sched_getaffinity(0)
+
+
 def test_an_image_that_has_changed_is_not_started() -> None:
     manifest = attrs.evolve(optee_manifest(), sha256="0" * 64)
     with pytest.raises(LaunchError, match="its image has SHA-256"):

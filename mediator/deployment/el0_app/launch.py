@@ -139,17 +139,25 @@ def launch(
     ``settings``: payload of WELCOME. ``cpu``: the only processor it may run on.
     """
     image = _checked_image(manifest)
+    allowed = os.sched_getaffinity(0)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with theirs:
-            child = _spawn(manifest, theirs.fileno(), arena.fd)
+            # A numerical library starts a thread for each processor that it sees when it is loaded.
+            os.sched_setaffinity(0, {min(allowed) if cpu is None else cpu})
+            try:
+                child = _spawn(manifest, theirs.fileno(), arena.fd)
+            finally:
+                os.sched_setaffinity(0, allowed)
     except BaseException:
         ours.close()
         raise
     process = Process(child, SocketLink(ours, manifest.silence_ms), _NOTHING, 0)
     try:
-        _limit(child.pid, manifest, cpu)
+        _limit(child.pid, manifest)
         _greet(process, manifest, image, settings, offers, require_isolation)
+        if cpu is None:
+            os.sched_setaffinity(child.pid, allowed)
     except BaseException:
         process.end()
         raise
@@ -209,13 +217,11 @@ def _sealed_copy(manifest: Manifest, path: str) -> int:
     return copy
 
 
-def _limit(pid: int, manifest: Manifest, cpu: int | None) -> None:
-    """Limits and processor, from outside: also for a program that does not care."""
+def _limit(pid: int, manifest: Manifest) -> None:
+    """Limits, from outside: also for a program that does not care."""
     try:
         for kind, value in limits(manifest):
             resource.prlimit(pid, kind, (value, value))
-        if cpu is not None:
-            os.sched_setaffinity(pid, {cpu})
     except ProcessLookupError as error:
         raise LaunchError(f"app {manifest.name!r}: it ended at once") from error
     except OSError as error:
