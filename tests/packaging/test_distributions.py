@@ -79,7 +79,7 @@ def test_sdist_can_be_tested_and_built_from(sdist: Path) -> None:
         if "__pycache__" not in path.parts
     }
     assert here <= found
-    assert not [n for n in found if re.search(r"__pycache__|\.venv|_build", n)]
+    assert not [n for n in found if re.search(r"__pycache__|\.venv|/_build/", n)]
 
 
 def test_every_data_file_is_read_through_importlib_resources(
