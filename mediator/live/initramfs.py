@@ -100,7 +100,7 @@ _HEAD: Final = """\
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/ TERM=linux
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mount -t tmpfs tmp /tmp
 stty -echo -opost 2>/dev/null
-us() { read up rest < /proc/uptime; echo "${up%.*}${up#*.}0000"; }
+us() { read up rest < /proc/uptime; echo $((${up%.*} * 1000000 + 1${up#*.}0000 - 1000000)); }
 result() { echo "@@ $1 $2 $(($(us) - began)) $3"; began=$(us); }
 check() { name=$1; shift; if "$@"; then result $name ok; else result $name fail "$*"; fi; }
 printed() { test "$(dmesg | grep -c "$1")" = $2; }
