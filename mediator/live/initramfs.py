@@ -95,7 +95,7 @@ PROBE, RNG, SUPPLICANT, CLIENT, BENCH, UNLOAD = (
 STEPS: Final = (PROBE, RNG, SUPPLICANT, CLIENT, UNLOAD)
 """The built-in workload."""
 
-_HEAD: Final = """\
+HEAD: Final = """\
 #!/bin/sh
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/ TERM=linux
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mount -t tmpfs tmp /tmp
@@ -172,7 +172,7 @@ def script(modules: Sequence[str], contents: Contents) -> str:
     """The start script."""
     drivers = [name for name in modules if name != "optee-rng"]
     load = "\n".join([f"insmod /lib/modules/{name}.ko" for name in drivers])
-    lines = [_HEAD]
+    lines = [HEAD]
     for step in contents.steps:
         if step in (CLIENT, BENCH) and contents.workload is None:
             continue

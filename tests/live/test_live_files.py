@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import stat
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mediator.live import bundle, cpio, deb
+from mediator.live import bundle, cpio, deb, initramfs
 from mediator.live.fetch import modinfo, order_modules
 from mediator.live.packages import FetchError
 
@@ -159,3 +160,16 @@ def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     monkeypatch.setenv(bundle.CACHE_VARIABLE, str(tmp_path / "own"))
     assert bundle.cache_folder() == tmp_path / "own"
     assert bundle.cache_folder(tmp_path) == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("uptime", "micros"),
+    [("0.92", 920000), ("0.08", 80000), ("1.00", 1000000), ("12.34", 12340000)],
+)
+def test_the_guests_clock_has_no_octal_numbers(tmp_path: Path, uptime: str, micros: int) -> None:
+    """A kernel may have started in less than a second: a leading zero."""
+    (tmp_path / "uptime").write_text(f"{uptime} 1.00\n", "ascii")
+    (line,) = [line for line in initramfs.HEAD.splitlines() if line.startswith("us()")]
+    script = line.replace("/proc/uptime", str(tmp_path / "uptime")) + "\nus"
+    told = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    assert told.stdout == f"{micros}\n"
