@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mediator.deployment.choice import AnyDeployment, Deployment
-from mediator.deployment.in_hypervisor import Completed, Done
+from mediator.deployment.face import Completed, Done
 from mediator.hypervisor import pages, stage2
 from mediator.hypervisor.frames import OUTSIDER
 from mediator.hypervisor.host import ReferenceHost

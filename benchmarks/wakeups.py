@@ -26,7 +26,8 @@ import struct
 import sys
 import time
 
-from mediator.deployment.in_hypervisor import Completed, Done, InHypervisor
+from mediator.deployment.face import Completed, Done
+from mediator.deployment.in_hypervisor import InHypervisor
 from mediator.host import PAGE_SIZE
 from mediator.hypervisor.bus import SecureBus
 from mediator.hypervisor.host import ReferenceHost

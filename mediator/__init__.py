@@ -4,16 +4,16 @@
 Who embeds the mediator needs what is named here, and :class:`~mediator.host.Host` to implement.
 """
 
-from mediator.deployment.in_hypervisor import (
+from mediator.deployment.face import (
     Completed,
     ConcurrentEntry,
     Done,
-    InHypervisor,
     NotMine,
     Preempted,
     Refused,
     Undefined,
 )
+from mediator.deployment.in_hypervisor import InHypervisor
 from mediator.host import Host, HostError, Shadow
 from mediator.optee.settings import Limits, MediatorSettings
 

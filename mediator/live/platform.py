@@ -16,7 +16,7 @@ import attrs
 from mediator.checkers.standard import standard_watch
 from mediator.checkers.watch import Watch
 from mediator.deployment.choice import Deployment
-from mediator.deployment.in_hypervisor import DONE, Completed, Preempted, Undefined
+from mediator.deployment.face import DONE, Completed, Preempted, Undefined
 from mediator.hypervisor.bus import SecureBus
 from mediator.hypervisor.host import ReferenceHost
 from mediator.hypervisor.machine_events import (

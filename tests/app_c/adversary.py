@@ -11,7 +11,8 @@ import struct
 from collections.abc import Callable
 from random import Random
 
-from mediator.deployment.in_hypervisor import Completed, Done, InHypervisor
+from mediator.deployment.face import Completed, Done
+from mediator.deployment.in_hypervisor import InHypervisor
 from mediator.host import PAGE_MASK, PAGE_SIZE, Host
 from smccc.constants import optee_rpc
 from smccc.constants import optee_smc as smc

@@ -16,7 +16,7 @@ from mmap import mmap
 from pathlib import Path
 
 from mediator.deployment import app_abi as abi
-from mediator.deployment.in_hypervisor import (
+from mediator.deployment.face import (
     DONE,
     NOT_MINE,
     PREEMPTED,

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from mediator.deployment import app_abi as abi
-from mediator.deployment.in_hypervisor import Completed, InHypervisor
+from mediator.deployment.face import Completed
+from mediator.deployment.in_hypervisor import InHypervisor
 from mediator.host import Host
 from smccc.constants import optee_smc as smc
 from tests.app_c.adversary import run

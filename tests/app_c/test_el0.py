@@ -16,7 +16,7 @@ from mediator.deployment.el0_app import events
 from mediator.deployment.el0_app.deployment import ENOTAVAIL, El0App
 from mediator.deployment.el0_app.launch import LAYERS, LaunchError
 from mediator.deployment.el0_app.manifest import Manifest
-from mediator.deployment.in_hypervisor import Completed, Done, NotMine
+from mediator.deployment.face import Completed, Done, NotMine
 from smccc.constants import optee_msg
 from smccc.constants import optee_smc as smc
 from tests.app_c.twins import TWIN, manifest_of

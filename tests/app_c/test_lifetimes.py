@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mediator.deployment.in_hypervisor import Completed, Done, InHypervisor
+from mediator.deployment.face import Completed, Done
+from mediator.deployment.in_hypervisor import InHypervisor
 from smccc.constants import optee_smc as smc
 from tests.app_c.peer import Peer
 from tests.app_c.twins import TWIN

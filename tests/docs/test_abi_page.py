@@ -14,7 +14,7 @@ from typing import cast
 
 import pytest
 
-from mediator.deployment.in_hypervisor import NotMine
+from mediator.deployment.face import NotMine
 from mediator.hypervisor.services import ServiceSettings
 from mediator.hypervisor.traps import PSCI, Dispatcher
 from mediator.optee.settings import MediatorSettings

@@ -16,6 +16,8 @@ from mediator.deployment.app_abi import HEADER
 from mediator.deployment.el0_app.channel import AppGone, Message, SocketLink
 from mediator.deployment.el0_app.deployment import El0App
 from mediator.deployment.el0_app.launch import LAYERS, Arena, Isolation
+from mediator.deployment.el0_app.manifest import Manifest
+from mediator.host import Host
 
 Tamper = Callable[[bytes], bytes]
 
@@ -63,6 +65,9 @@ class LocalProcess:
     def end(self) -> None:
         self.link.close()
 
+    def move(self, cpu: int) -> None:
+        """It runs where the test does."""
+
 
 class LocalApp(El0App):
     """The deployment with its app in this process."""
@@ -70,8 +75,23 @@ class LocalApp(El0App):
     app: Callable[[], App] = OpteeApp
     tamper: Tamper | None = None
 
-    def _launch(self, arena: Arena, settings: bytes, offers: int) -> LocalProcess:  # type: ignore[override]
-        app = type(self).app()
+    def __init__(self, host: Host, *args: object, **options: object) -> None:
+        # The signature is that of the deployment; a test names what it wants.
+        super().__init__(host, *args, launcher=self.launched, **options)  # type: ignore[arg-type]
+
+    @classmethod
+    def launched(
+        cls,
+        _manifest: Manifest,
+        arena: Arena,
+        settings: bytes,
+        offers: int,
+        *,
+        cpu: int | None,
+        require_isolation: bool,
+    ) -> LocalProcess:
+        """As ``launch``."""
+        app = cls.app()
         link = LocalLink(app, arena.view, offers, settings)
-        link.tamper = type(self).tamper
+        link.tamper = cls.tamper
         return LocalProcess(link, app.capabilities)

@@ -11,7 +11,7 @@ import attrs
 from mediator.app.trial import NAME, TRIAL
 from mediator.deployment.el0_app.deployment import ENOTAVAIL, El0App
 from mediator.deployment.el0_app.manifest import Manifest, optee_manifest
-from mediator.deployment.in_hypervisor import Completed
+from mediator.deployment.face import Completed
 from mediator.optee.settings import MediatorSettings
 from tests.mediator.with_optee import GUEST, WithOptee
 

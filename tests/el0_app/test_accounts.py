@@ -9,7 +9,8 @@ from benchmarks.invoke import Bench
 from benchmarks.page_lists import GUEST as SHARER
 from benchmarks.page_lists import Rig, mediated
 from mediator.deployment.choice import EL0_APP, Deployment
-from mediator.deployment.el0_app.deployment import El0App, Usage
+from mediator.deployment.el0_app.deployment import El0App
+from mediator.deployment.el0_app.grants import Usage
 from mediator.hypervisor.accounting import APP_COPY, APP_TURN, KINDS
 from mediator.scenario.reader import builtin_scenario
 from mediator.scenario.run import Run

@@ -16,7 +16,7 @@ from mediator.deployment.el0_app.channel import AppGone
 from mediator.deployment.el0_app.deployment import ENOTAVAIL, El0App
 from mediator.deployment.el0_app.manifest import PER_GUEST
 from mediator.deployment.el0_app.supervisor import LAST_CLIENT, MAX_RESTARTS
-from mediator.deployment.in_hypervisor import Completed, Done, Refused
+from mediator.deployment.face import Completed, Done, Refused
 from mediator.host import PAGE_SIZE
 from smccc.constants import optee_msg
 from smccc.constants import optee_smc as smc

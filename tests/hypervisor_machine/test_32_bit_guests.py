@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from mediator.deployment.in_hypervisor import NOT_MINE, Completed
+from mediator.deployment.face import NOT_MINE, Completed
 from mediator.guest.cpu import GuestCpu
 from mediator.guest.guest import Guest, GuestSettings
 from mediator.hypervisor.guest import GuestSpec, RamExtent

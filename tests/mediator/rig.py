@@ -7,7 +7,8 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from mediator.deployment.in_hypervisor import Completed, Done, InHypervisor
+from mediator.deployment.face import Completed, Done
+from mediator.deployment.in_hypervisor import InHypervisor
 from mediator.host import PAGE_LIST_ENTRIES, PAGE_MASK, PAGE_SIZE, Shadow
 from mediator.optee.settings import MediatorSettings
 from smccc.constants import optee_smc as smc

@@ -7,15 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from mediator.deployment.in_hypervisor import (
-    NOT_MINE,
-    UNDEFINED,
-    ConcurrentEntry,
-    Done,
-    InHypervisor,
-    Preempted,
-    Refused,
-)
+from mediator.deployment.face import NOT_MINE, UNDEFINED, ConcurrentEntry, Done, Preempted, Refused
+from mediator.deployment.in_hypervisor import InHypervisor
 from smccc.constants import optee_smc as smc
 from tests.mediator.rig import RAM, Answer, HostFault, Rig, RigHost, answer, msg, request
 

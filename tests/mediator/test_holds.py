@@ -11,7 +11,7 @@ import struct
 
 import pytest
 
-from mediator.deployment.in_hypervisor import Done
+from mediator.deployment.face import Done
 from mediator.host import PAGE_SIZE
 from mediator.hypervisor.stage2 import OWN_RO
 from mediator.optee.settings import Limits, MediatorSettings

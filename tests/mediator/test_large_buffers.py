@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mediator.deployment.in_hypervisor import Completed, Done, Preempted
+from mediator.deployment.face import Completed, Done, Preempted
 from mediator.host import PAGE_LIST_ENTRIES, PAGE_SIZE
 from mediator.optee.settings import Limits, MediatorSettings
 from smccc.constants import optee_smc as smc

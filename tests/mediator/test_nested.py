@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from mediator.deployment.in_hypervisor import NOT_MINE, Completed, Done, Preempted, Refused
+from mediator.deployment.face import NOT_MINE, Completed, Done, Preempted, Refused
 from mediator.optee.lifecycle import LAST_CLIENT
 from mediator.optee.settings import Limits, MediatorSettings
 from smccc.constants import optee_smc as smc

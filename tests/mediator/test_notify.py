@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from mediator.deployment.in_hypervisor import Done, Preempted
+from mediator.deployment.face import Done, Preempted
 from mediator.optee.settings import Limits, MediatorSettings
 from smccc.constants import optee_msg as msg_abi
 from smccc.constants import optee_smc as smc

@@ -8,7 +8,8 @@ import struct
 import numpy as np
 import pytest
 
-from mediator.deployment.in_hypervisor import Completed, Done, InHypervisor
+from mediator.deployment.face import Completed, Done
+from mediator.deployment.in_hypervisor import InHypervisor
 from mediator.host import PAGE_LIST_ENTRIES, PAGE_SIZE
 from mediator.hypervisor.host import ReferenceHost
 from mediator.hypervisor.memory import PhysicalMemory

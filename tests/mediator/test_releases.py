@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from mediator.deployment.in_hypervisor import Done, Preempted
+from mediator.deployment.face import Done, Preempted
 from mediator.host import PAGE_SIZE
 from mediator.optee.settings import Limits, MediatorSettings
 from smccc.constants import optee_smc as smc

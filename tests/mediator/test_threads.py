@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from mediator.deployment.in_hypervisor import Done
+from mediator.deployment.face import Done
 from mediator.host import PAGE_SIZE
 from mediator.optee.core import MAX_LOGGED_FINDINGS
 from mediator.optee.settings import Limits, MediatorSettings

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from mediator.deployment.in_hypervisor import Done
+from mediator.deployment.face import Done
 from mediator.optee import events
 from mediator.optee.notify import FIRST_REST, LONGEST_REST
 from mediator.optee.settings import MediatorSettings

@@ -14,7 +14,8 @@ from uuid import UUID
 from mediator.checkers.standard import standard_watch
 from mediator.checkers.watch import Watch
 from mediator.deployment.choice import AnyDeployment
-from mediator.deployment.in_hypervisor import Completed, Done, InHypervisor
+from mediator.deployment.face import Completed, Done
+from mediator.deployment.in_hypervisor import InHypervisor
 from mediator.host import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from mediator.hypervisor.bus import SecureBus
 from mediator.hypervisor.host import ReferenceHost

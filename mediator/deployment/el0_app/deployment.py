@@ -9,9 +9,7 @@ only where the deployment is ``suspending``; the methods for hosts without corou
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Coroutine, MutableMapping, Sequence
-from threading import get_ident
+from collections.abc import Coroutine, MutableMapping
 from types import TracebackType
 from typing import Final, TypeVar, cast
 
@@ -21,62 +19,41 @@ from mediator.deployment import app_abi as abi
 from mediator.deployment.app_abi import HEADER, REGISTERS
 from mediator.deployment.el0_app import plain
 from mediator.deployment.el0_app.channel import AppGone, Message
+from mediator.deployment.el0_app.entrance import Entrance
 from mediator.deployment.el0_app.events import AppStarted
+from mediator.deployment.el0_app.fleet import Fleet
+from mediator.deployment.el0_app.grants import NO_GUEST, Grant, Usage, usage
 from mediator.deployment.el0_app.instance import (
-    RETURN,
-    SMC,
-    SWITCHES,
     Charge,
     Instance,
-    entry_message,
 )
 from mediator.deployment.el0_app.iommu import Iommu
-from mediator.deployment.el0_app.launch import (
-    Arena,
-    Isolation,
-    LaunchError,
-    Process,
-    current_cpu,
-    launch,
-)
+from mediator.deployment.el0_app.launch import Isolation, Launcher, LaunchError, launch
 from mediator.deployment.el0_app.manifest import PER_GUEST, Manifest, optee_manifest
 from mediator.deployment.el0_app.pool import AppPool
 from mediator.deployment.el0_app.server import (
-    NO_GUEST,
-    SHADOWS_AT,
-    Grant,
-    Open,
     SecureCall,
     Server,
     SharedShadows,
     Sink,
-    result,
 )
 from mediator.deployment.el0_app.supervisor import Supervisor
 from mediator.deployment.el0_app.windows import Windows
-from mediator.deployment.errors import ConcurrentEntry
-from mediator.deployment.in_hypervisor import (
+from mediator.deployment.face import (
     DONE,
     MASK32,
-    MASK64,
-    NOT_MINE,
     PREEMPTED,
     REFUSED,
-    UNDEFINED,
-    Completed,
     Done,
-    NotMine,
+    Face,
     Preempted,
     Refused,
     Registers8,
-    Undefined,
 )
-from mediator.deployment.in_hypervisor import REGISTERS as REGISTER_COUNT
 from mediator.host import Host
 from mediator.optee.lifecycle import Probe
 from mediator.optee.mediator import GuestInfo, Wait
 from mediator.optee.settings import MediatorSettings
-from mediator.suspend import PREEMPTION_POINT, UnexpectedSuspension
 from smccc.constants import optee_smc as smc
 
 T = TypeVar("T")
@@ -95,28 +72,7 @@ CONTROL_DOMAIN: Final = 0
 _pack = HEADER.pack
 
 
-class Abandoned(Exception):
-    """The vCPU whose entry this was is gone."""
-
-
-@attrs.frozen
-class Usage:
-    """What an app did for one guest; see :class:`~mediator.deployment.el0_app.server.Grant`."""
-
-    entries: int
-    turns: int
-    syscalls: int
-    refused: int
-    copied: int
-    pinned_pages: int
-    shadow_pages: int
-
-    def __add__(self, other: Usage) -> Usage:
-        mine, others = attrs.astuple(self), attrs.astuple(other)
-        return Usage(*(one + two for one, two in zip(mine, others, strict=True)))
-
-
-class El0App:
+class El0App(Face):
     """A mediator on a host, in a process of its own. Close it, or use it as a context manager.
 
     ``host``: the services. ``settings``: offers and limits. ``sink``: gets the mediator's events and
@@ -125,7 +81,7 @@ class El0App:
     async methods is a switch point. ``control``: the guest that cannot be made anew (``None``: there
     is none). ``pinned``: caller and app on one processor, where they belong. ``charge``: told of the
     price of the boundary. ``devices``: pages of registers by physical address. ``pool``: where
-    processes come from and go to. ``secure_call``: instead of ``host.smc``, a coroutine (replays).
+    processes come from and go to. ``launcher``: starts them. ``secure_call``: instead of ``host.smc``, a coroutine (replays).
 
     Raises :class:`~mediator.deployment.el0_app.launch.LaunchError`.
     """
@@ -145,8 +101,10 @@ class El0App:
         charge: Charge | None = None,
         devices: MutableMapping[int, bytearray] | None = None,
         pool: AppPool | None = None,
+        launcher: Launcher = launch,
         secure_call: SecureCall | None = None,
     ) -> None:
+        super().__init__()
         self.host = host
         self.settings = settings or MediatorSettings()
         self.manifest = manifest or optee_manifest()
@@ -155,34 +113,32 @@ class El0App:
         self._sink = sink
         self._shadows = shadows if shadows is not None else _shadows_of(host)
         self._suspending = suspending
-        self._require = require_isolation
         self._charge = charge
         self._devices = {} if devices is None else devices
-        self._pool = pool
-        self._secure_call = secure_call
-        self._offers = 0 if suspending else abi.OFFER_POSTING | abi.OFFER_FUSED
+        offers = 0 if suspending else abi.OFFER_POSTING | abi.OFFER_FUSED
         if sink is not None:
-            self._offers |= abi.OFFER_TRACE
+            offers |= abi.OFFER_TRACE
         self._apps = 0
         self._own = Grant(NO_GUEST, 0)
         self._grants: dict[int, Grant] = {}
         self._homes: dict[int, Instance] = {}
-        self._processes: dict[int, Process] = {}
-        self._arenas: dict[int, tuple[Arena, int]] = {}
-        self._free_arenas: list[tuple[Arena, int]] = []
-        self._gone: list[Grant] = []
         self._past = Usage(0, 0, 0, 0, 0, 0, 0)
         self._timers: dict[int, int] = {}
-        self._owner: int | None = None
-        self._depth = 0
         self._spare: Instance | None = None
         self._supervisor = Supervisor(
             host, self._shadows, self.iommu, self, self._grants, control, sink
         )
-        self._cpu: int | None = None
-        self._affinity: set[int] | None = None
-        if pinned:
-            self._pin()
+        self._fleet = Fleet(
+            self.manifest,
+            plain.settings(self.settings),
+            offers,
+            self._shadows,
+            launcher,
+            pinned=pinned,
+            require_isolation=require_isolation,
+            pool=pool,
+        )
+        self._entrance = Entrance(self._own, self._fleet.runs, self._died, self._bury, secure_call)
         try:
             self._spare = self.start()
         except BaseException:
@@ -191,31 +147,12 @@ class El0App:
 
     # --- the process ----------------------------------------------------------------------------
 
-    def _pin(self) -> None:
-        cpu = current_cpu()
-        if cpu is not None:
-            self._affinity = os.sched_getaffinity(0)
-            self._cpu = cpu
-            os.sched_setaffinity(0, {cpu})
-
     def start(self) -> Instance:
         """Start an app and let it register its hooks."""
         sink = self._sink
         number = self._apps
         self._apps += 1
-        old = None if self._pool is None else self._pool.take(self._key())
-        if old is not None:
-            process, arena = old
-            if self._cpu is not None:
-                os.sched_setaffinity(process.child.pid, {self._cpu})
-            source = self._shadows.share(arena.view[SHADOWS_AT:])
-        else:
-            arena, source = self._arena()
-            try:
-                process = self._launch(arena, plain.settings(self.settings), self._offers)
-            except BaseException:
-                self._free_arenas.append((arena, source))
-                raise
+        process, arena, source, used = self._fleet.obtain(number)
         windows = Windows(arena.view, self.host, self._devices)
         grants: dict[int, Grant] = {}
         server = Server(
@@ -233,17 +170,19 @@ class El0App:
         instance = Instance(
             number, process.link, process.capabilities, server, grants, windows, self._charge
         )
-        self._processes[number] = process
-        self._arenas[number] = arena, source
         self._supervisor.sources[number] = source
         if sink is not None:
             missing = ",".join(process.isolation.missing)
             sink(AppStarted(number, self.manifest.name, missing))
         mode = abi.INIT_START if self.threads is None else abi.INIT_KNOWN
         try:
-            if old is not None:
-                self._run(self._simple(instance, plain.settings(self.settings), abi.INIT_RESET))
-            self._run(self._simple(instance, b"", mode, self.threads or 0))
+            if used:
+                self._run(
+                    self._entrance.initialise(
+                        instance, plain.settings(self.settings), abi.INIT_RESET
+                    )
+                )
+            self._run(self._entrance.initialise(instance, b"", mode, self.threads or 0))
         except AppGone as error:
             # Not yet known to anybody: nothing is lost with it.
             instance.dead = str(error)
@@ -251,57 +190,20 @@ class El0App:
             raise LaunchError(f"app {self.manifest.name!r}: {error}") from error
         return instance
 
-    def _launch(self, arena: Arena, settings: bytes, offers: int) -> Process:
-        return launch(
-            self.manifest,
-            arena,
-            settings,
-            offers,
-            cpu=self._cpu,
-            require_isolation=self._require,
-        )
-
-    def _key(self) -> tuple[object, ...]:
-        return (self.manifest, self._offers, self._cpu is None, self._require)
-
-    def _arena(self) -> tuple[Arena, int]:
-        if self._free_arenas:
-            return self._free_arenas.pop()
-        arena = Arena(self.manifest.arena_pages)
-        return arena, self._shadows.share(arena.view[SHADOWS_AT:])
-
     def _end_process(self, instance: Instance) -> None:
-        process = self._processes.pop(instance.app, None)
-        if process is not None:
-            process.end()
+        self._fleet.end(instance.app)
         self._timers.pop(instance.app, None)
 
     def _retire(self, instance: Instance) -> None:
-        """The app has nothing any more: its arena may go to another."""
-        self._end_process(instance)
-        arena = self._arenas.pop(instance.app, None)
-        if arena is not None:
-            self._free_arenas.append(arena)
+        self._fleet.retire(instance.app)
+        self._timers.pop(instance.app, None)
 
     def close(self) -> None:
         """End all apps. What they held of guests is not given back: the host ends too."""
         spare = self._spare
-        if self._pool is not None and spare is not None and not spare.dead and not spare.open:
-            process = self._processes.pop(spare.app, None)
-            if process is not None and process.capabilities & abi.CAP_STATE:
-                self._pool.give(self._key(), process, self._arenas.pop(spare.app)[0])
-        for process in self._processes.values():
-            process.end()
-        self._processes.clear()
-        for arena, _ in [*self._arenas.values(), *self._free_arenas]:
-            arena.close()
-        self._arenas.clear()
-        self._free_arenas.clear()
-        if self._affinity is not None:
-            with contextlib.suppress(OSError):
-                if os.sched_getaffinity(0) == {self._cpu}:
-                    os.sched_setaffinity(0, self._affinity)
-            self._affinity = None
+        if spare is not None and not spare.dead and not spare.open:
+            self._fleet.keep(spare.app)
+        self._fleet.close()
 
     def __enter__(self) -> El0App:
         return self
@@ -331,7 +233,7 @@ class El0App:
     @property
     def isolation(self) -> tuple[Isolation, ...]:
         """What each running app's process was seen to be."""
-        return tuple(process.isolation for process in self._processes.values())
+        return self._fleet.isolation
 
     @property
     def deaths(self) -> int:
@@ -358,119 +260,19 @@ class El0App:
     def usage(self, guest: int) -> Usage:
         """What the apps did for a guest that is known now (-1: for the hypervisor itself)."""
         if guest == NO_GUEST:
-            return _usage(self._own)
-        return _usage(self._grants[guest])
+            return usage(self._own)
+        return usage(self._grants[guest])
 
     def total_usage(self) -> Usage:
         """What they did for all guests, also for those that are gone, and for the hypervisor."""
-        total = self._past + _usage(self._own)
+        total = self._past + usage(self._own)
         for grant in self._grants.values():
-            total += _usage(grant)
+            total += usage(grant)
         # Pages that an app keeps for the next call are on the account of who took them, who may be
         # gone; all of them together are what the apps have now.
         apps = dict.fromkeys([*self._homes.values(), self._spare])
         held = sum(0 if app is None else app.server.shadow_pages() for app in apps)
         return attrs.evolve(total, shadow_pages=held)
-
-    # --- entering -------------------------------------------------------------------------------
-
-    def _run(self, coroutine: Coroutine[object, None, T]) -> T:
-        thread = get_ident()
-        if self._depth and self._owner != thread:
-            coroutine.close()
-            raise ConcurrentEntry("the mediator was entered from two threads at once")
-        self._owner = thread
-        self._depth += 1
-        try:
-            request = coroutine.send(None)
-        except StopIteration as stop:
-            value: T = stop.value
-            return value
-        finally:
-            self._depth -= 1
-        coroutine.close()
-        raise UnexpectedSuspension(f"coroutine suspended with request {request!r}")
-
-    async def _serve(
-        self, instance: Instance, entry: Open, message: bytes, switching: bool
-    ) -> Message:
-        """Send ``message`` and serve the entry until it returns. Raises :class:`AppGone`."""
-        server = instance.server
-        nested = switching and not instance.capabilities & abi.CAP_INTERLEAVING
-        while True:
-            final = instance.turn(entry, message)
-            if final.number == RETURN:
-                return instance.returned(entry, final)
-            if switching and final.number in SWITCHES:
-                try:
-                    await PREEMPTION_POINT
-                    while nested and not instance.dead and instance.open[-1] is not entry:
-                        await PREEMPTION_POINT
-                except GeneratorExit:
-                    self._abandon(instance, entry, final)
-                    raise
-                if instance.dead:
-                    raise AppGone(instance.dead)
-            if final.number == SMC and self._secure_call is not None:
-                message = await server.execute_smc(entry, final, self._secure_call)
-                if instance.is_dead():
-                    raise AppGone(instance.dead)
-            else:
-                message = server.execute(entry, final)
-
-    def _abandon(self, instance: Instance, entry: Open, message: Message) -> None:
-        """The vCPU is gone: let the app give back what the entry holds."""
-        if instance.app not in self._processes:
-            return
-        entry.failed = entry.failed or Abandoned()
-        reply = result(message, abi.HOST_FAILED)
-        try:
-            while True:
-                final = instance.turn(entry, reply)
-                if final.number == RETURN:
-                    return
-                reply = instance.server.execute(entry, final)
-        except AppGone as error:
-            self._died(instance, entry.guest, str(error))
-
-    async def _entry(
-        self,
-        instance: Instance,
-        grant: Grant,
-        number: int,
-        payload: bytes,
-        args: tuple[int, ...],
-        switching: bool,
-    ) -> Message | None:
-        """One entry from its beginning to its end; ``None``: the app died."""
-        entry = instance.begin(number, grant.guest, grant)
-        try:
-            return await self._serve(
-                instance, entry, entry_message(entry, payload, *args), switching
-            )
-        except AppGone as error:
-            self._died(instance, grant.guest, str(error))
-            return None
-        finally:
-            instance.end(entry)
-            if instance.is_dead() and not instance.open:
-                self._bury(instance)
-
-    async def _simple(self, instance: Instance, payload: bytes, *args: int) -> Message:
-        """INIT of an app that nobody else knows yet. Raises :class:`AppGone`."""
-        entry = instance.begin(abi.ENTRY_INIT, NO_GUEST, self._own)
-        try:
-            return await self._serve(instance, entry, entry_message(entry, payload, *args), False)
-        finally:
-            instance.end(entry)
-
-    async def _free(self, instance: Instance, switching: bool) -> bool:
-        """Wait until the app can be entered; False: it cannot, and nobody may wait here."""
-        while not instance.may_enter():
-            if not switching:
-                return False
-            await PREEMPTION_POINT
-        return True
 
     # --- death ----------------------------------------------------------------------------------
 
@@ -532,7 +334,7 @@ class El0App:
         if old is not None and guest in self._homes:
             return False  # the dead app that knew it is not buried yet
         instance = self._instance(guest)
-        if instance is None or not await self._free(instance, switching):
+        if instance is None or not await self._entrance.free(instance, switching):
             return False
         if old is not None:
             self._forget(old)
@@ -544,7 +346,7 @@ class El0App:
         self._homes[guest] = instance
         taken = False
         try:
-            answer = await self._entry(
+            answer = await self._entrance.enter(
                 instance, grant, abi.ENTRY_GUEST_CREATED, b"", (guest, grant.client), switching
             )
             taken = answer is not None and answer.status == abi.OUTCOME_DONE
@@ -571,7 +373,7 @@ class El0App:
             self._retire(instance)
 
     def _forget(self, grant: Grant) -> None:
-        self._past += _usage(grant)
+        self._past += usage(grant)
         if self._grants.get(grant.guest) is grant:
             del self._grants[grant.guest]
 
@@ -583,9 +385,9 @@ class El0App:
         if instance is None:
             self._forget(grant)
             return True
-        if instance.dead or not await self._free(instance, switching):
+        if instance.dead or not await self._entrance.free(instance, switching):
             return False  # entries into the dead app are still on their way out
-        answer = await self._entry(
+        answer = await self._entrance.enter(
             instance, grant, abi.ENTRY_GUEST_DESTROYED, b"", (guest,), switching
         )
         if answer is None:
@@ -609,10 +411,11 @@ class El0App:
         instance = self._homes[guest]
         if not instance.server.hooked(abi.HOOK_SMC, regs[0] & MASK32):
             return None
-        if not instance.may_enter() and not await self._free(instance, switching):
+        if not instance.may_enter() and not await self._entrance.free(instance, switching):
             return (BUSY, *regs[1:])
         if instance.is_dead():
             return (ENOTAVAIL, *regs[1:])
+        entrance = self._entrance
         entry = instance.begin(abi.ENTRY_HANDLE_SMC, guest, grant)
         message = _pack(
             abi.ENTRY,
@@ -632,14 +435,12 @@ class El0App:
             0,
         ) + REGISTERS.pack(*regs)
         try:
-            answer = await self._serve(instance, entry, message, switching)
+            answer = await entrance.serve(instance, entry, message, switching)
         except AppGone as error:
             self._died(instance, guest, str(error))
             return (ENOTAVAIL, *regs[1:])
         finally:
-            instance.end(entry)
-            if instance.is_dead() and not instance.open:
-                self._bury(instance)
+            entrance.leave(instance, entry)
         if answer.status != abi.OUTCOME_DONE:
             return None
         if entry.refused_x0 is not None:
@@ -656,7 +457,7 @@ class El0App:
         if not instance.server.hooked(abi.HOOK_MMIO, ipa):
             return None
         args = (guest, vcpu, ipa, size, int(value is not None), value or 0)
-        answer = await self._entry(
+        answer = await self._entrance.enter(
             instance, grant, abi.ENTRY_HANDLE_MMIO, b"", args, self._suspending
         )
         if answer is None or answer.status != abi.OUTCOME_DONE:
@@ -669,11 +470,11 @@ class El0App:
         for instance in dict.fromkeys([*self._homes.values(), self._spare]):
             if instance is None or instance.dead or not instance.server.hooked(kind, value):
                 continue
-            if not await self._free(instance, switching):
+            if not await self._entrance.free(instance, switching):
                 done = False
                 continue
             args = (value,) if number == abi.ENTRY_HANDLE_INTERRUPT else ()
-            answer = await self._entry(instance, self._own, number, b"", args, switching)
+            answer = await self._entrance.enter(instance, self._own, number, b"", args, switching)
             done &= answer is None or answer.status == abi.OUTCOME_DONE
         return done
 
@@ -701,7 +502,7 @@ class El0App:
         instance = self._spare
         if instance is None:
             return Probe(False, 0, self._supervisor.given_up or "no app")
-        answer = await self._entry(
+        answer = await self._entrance.enter(
             instance, self._own, abi.ENTRY_INIT, b"", (abi.INIT_PROBE,), switching
         )
         if answer is None:
@@ -712,7 +513,7 @@ class El0App:
         for other in dict.fromkeys(self._homes.values()):
             if other is not instance and not other.dead:
                 args = (abi.INIT_KNOWN, self.threads)
-                await self._entry(other, self._own, abi.ENTRY_INIT, b"", args, False)
+                await self._entrance.enter(other, self._own, abi.ENTRY_INIT, b"", args, False)
         return Probe(True, self.threads, "")
 
     def create_guest(self, guest: int) -> Done | Refused:
@@ -723,32 +524,10 @@ class El0App:
         """Release everything of a guest. ``Preempted``: enter again."""
         return DONE if self._run(self._guest_destroyed(guest, False)) else PREEMPTED
 
-    def handle(
-        self,
-        guest: int,
-        vcpu: int,
-        regs: Sequence[int],
-        *,
-        immediate: int = 0,
-        aarch32: bool = False,
-    ) -> Completed | NotMine | Undefined:
-        """Serve a trapped SMC or HVC, as :meth:`InHypervisor.handle`."""
-        if immediate:
-            return UNDEFINED
-        if len(regs) != REGISTER_COUNT:
-            raise ValueError(f"regs: {REGISTER_COUNT} registers are needed, got {len(regs)}")
-        frame = tuple(regs)
-        for index, value in enumerate(frame):
-            if not 0 <= value <= MASK64:
-                raise ValueError(
-                    f"regs[{index}]: {value:#x} does not fit an unsigned 64-bit register"
-                )
-        if aarch32:
-            frame = tuple([value & MASK32 for value in frame])
-        out = self._run(self._trap(guest, vcpu, frame, False))
-        if out is None:
-            return NOT_MINE
-        return Completed(tuple([value & MASK32 for value in out]) if aarch32 else out)
+    def _trapped(
+        self, guest: int, vcpu: int, regs: tuple[int, ...]
+    ) -> Coroutine[object, None, tuple[int, ...] | None]:
+        return self._trap(guest, vcpu, regs, False)
 
     def handle_mmio(
         self, guest: int, vcpu: int, ipa: int, size: int, value: int | None = None
@@ -769,7 +548,7 @@ class El0App:
             return None
         if not instance.may_enter():
             return None
-        return self._run(self._entry(instance, self._own, number, payload, (), False))
+        return self._run(self._entrance.enter(instance, self._own, number, payload, (), False))
 
     def waits(self) -> tuple[Wait, ...]:
         """The threads of the TEE that wait now."""
@@ -844,18 +623,6 @@ class El0App:
         """A deadline of an app has come. ``False``: enter again."""
         self._timers.clear()
         return await self._event(abi.HOOK_TIMER, abi.ENTRY_HANDLE_TIMER, 0, self._suspending)
-
-
-def _usage(grant: Grant) -> Usage:
-    return Usage(
-        grant.entries,
-        grant.turns,
-        grant.syscalls,
-        grant.refused,
-        grant.copied,
-        grant.pins.count,
-        grant.shadow_pages,
-    )
 
 
 def _shadows_of(host: Host) -> SharedShadows:

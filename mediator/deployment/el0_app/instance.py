@@ -9,7 +9,8 @@ from typing import Final
 from mediator.deployment import app_abi as abi
 from mediator.deployment.app_abi import HEADER
 from mediator.deployment.el0_app.channel import AppGone, Link, Message
-from mediator.deployment.el0_app.server import Grant, Open, Server
+from mediator.deployment.el0_app.grants import Grant, Open
+from mediator.deployment.el0_app.server import Server
 from mediator.deployment.el0_app.windows import Windows
 from mediator.optee.syscalls import Syscall
 

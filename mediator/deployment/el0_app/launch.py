@@ -19,13 +19,13 @@ import subprocess
 from collections.abc import Callable, Iterable
 from mmap import mmap
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import attrs
 
 from mediator.deployment import app_abi as abi
 from mediator.deployment.app_abi import HEADER
-from mediator.deployment.el0_app.channel import AppGone, SocketLink
+from mediator.deployment.el0_app.channel import AppGone, Link, SocketLink
 from mediator.deployment.el0_app.manifest import Manifest, command, image_hash, is_python
 from mediator.host import PAGE_SIZE
 
@@ -113,6 +113,48 @@ class Process:
         with contextlib.suppress(OSError):
             self.child.kill()
         self.child.wait()
+
+    def move(self, cpu: int) -> None:
+        """Let it run on this processor only."""
+        os.sched_setaffinity(self.child.pid, {cpu})
+
+
+class Running(Protocol):
+    """What a deployment needs of a :class:`Process`."""
+
+    @property
+    def link(self) -> Link:
+        """The way to the app."""
+
+    @property
+    def isolation(self) -> Isolation:
+        """What it was seen to be."""
+
+    @property
+    def capabilities(self) -> int:
+        """Those of HELLO."""
+
+    def end(self) -> None:
+        """See :meth:`Process.end`."""
+
+    def move(self, cpu: int) -> None:
+        """See :meth:`Process.move`."""
+
+
+class Launcher(Protocol):
+    """:func:`launch`, or what stands in for it."""
+
+    def __call__(
+        self,
+        manifest: Manifest,
+        arena: Arena,
+        settings: bytes,
+        offers: int,
+        *,
+        cpu: int | None,
+        require_isolation: bool,
+    ) -> Running:
+        """Start an app and greet it. Raises :class:`LaunchError`."""
 
 
 def current_cpu() -> int | None:

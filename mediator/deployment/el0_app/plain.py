@@ -9,7 +9,7 @@ from typing import Final, cast
 
 import attrs
 
-from mediator.deployment.el0_app.server import Grant
+from mediator.deployment.el0_app.grants import Grant
 from mediator.optee.mediator import GuestInfo, Wait
 from mediator.optee.settings import MediatorSettings
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from mediator.deployment.el0_app.launch import Arena, Process
+from mediator.deployment.el0_app.launch import Arena, Running
 
 
 class AppPool:
@@ -19,11 +19,11 @@ class AppPool:
     __slots__ = ("_free", "starts")
 
     def __init__(self) -> None:
-        self._free: dict[tuple[object, ...], list[tuple[Process, Arena]]] = {}
+        self._free: dict[tuple[object, ...], list[tuple[Running, Arena]]] = {}
         self.starts = 0
         """Processes that had to be started."""
 
-    def take(self, key: tuple[object, ...]) -> tuple[Process, Arena] | None:
+    def take(self, key: tuple[object, ...]) -> tuple[Running, Arena] | None:
         """A process that was started with ``key``, if one is free."""
         free = self._free.get(key)
         if free:
@@ -31,7 +31,7 @@ class AppPool:
         self.starts += 1
         return None
 
-    def give(self, key: tuple[object, ...], process: Process, arena: Arena) -> None:
+    def give(self, key: tuple[object, ...], process: Running, arena: Arena) -> None:
         """A process that is healthy and has nothing open."""
         self._free.setdefault(key, []).append((process, arena))
 

@@ -8,29 +8,24 @@ fails is reported to the app so that it can clean up, and the exception goes to 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Callable, Mapping
-from types import MappingProxyType
-from typing import Final, Protocol, cast
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
 
 from mediator.deployment import app_abi as abi
 from mediator.deployment.app_abi import HEADER, RESULT
 from mediator.deployment.el0_app.channel import AppGone, Message
 from mediator.deployment.el0_app.events import AppRefused
+from mediator.deployment.el0_app.grants import NO_GUEST, Grant, Open
 from mediator.deployment.el0_app.iommu import Iommu
-from mediator.deployment.el0_app.ledger import Pins
 from mediator.deployment.el0_app.manifest import Manifest, within
+from mediator.deployment.el0_app.traced import traced
 from mediator.deployment.el0_app.windows import Windows
 from mediator.host import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Host, Shadow
-from mediator.optee import events
 from mediator.optee.memory import with_offsets
 from mediator.optee.syscalls import Syscall
 from smccc.constants import optee_smc as smc
 
 M32: Final = 0xFFFF_FFFF
-NO_GUEST: Final = -1
-"""Guest of an entry that serves all of them."""
-
 SHADOWS_AT: Final = abi.WINDOW_PAGES * PAGE_SIZE
 """Byte of the arena where the pages of shadows begin."""
 
@@ -44,15 +39,6 @@ _MAX_INTID: Final = 1 << 24
 _PROBES: Final = frozenset((smc.OPTEE_SMC_CALLS_UID, smc.OPTEE_SMC_GET_THREAD_COUNT))
 _LIFE: Final = frozenset((smc.OPTEE_SMC_VM_CREATED, smc.OPTEE_SMC_VM_DESTROYED))
 _LIFE_ENTRIES: Final = frozenset((abi.ENTRY_GUEST_CREATED, abi.ENTRY_GUEST_DESTROYED))
-
-EVENTS: Final[Mapping[str, type[tuple[object, ...]]]] = MappingProxyType(
-    {
-        name: cast("type[tuple[object, ...]]", value)
-        for name, value in vars(events).items()
-        if isinstance(value, type) and issubclass(value, tuple) and hasattr(value, "_fields")
-    }
-)
-"""Events that TRACE may report, by name."""
 
 Sink = Callable[[tuple[object, ...]], None]
 SecureCall = Callable[..., Awaitable[tuple[int, int, int, int]]]
@@ -75,65 +61,6 @@ class SharedShadows(Protocol):
 
     def offset(self, pa: int) -> int:
         """Where the page at ``pa`` lies in the buffer of the selected source."""
-
-
-class Grant:
-    """What the hypervisor knows about a guest that an app serves.
-
-    ``partition``: the TEE has one for it. ``answer``: that of VM_DESTROYED. ``lost``: the app that knew it is gone. The counters are
-    what the app did for it: entries, turns (round trips), system calls, those of them that were
-    refused, and bytes of payload that were copied.
-    """
-
-    __slots__ = (
-        "answer",
-        "client",
-        "copied",
-        "entries",
-        "guest",
-        "lost",
-        "partition",
-        "pins",
-        "quarantined",
-        "refused",
-        "shadow_pages",
-        "syscalls",
-        "turns",
-    )
-
-    def __init__(self, guest: int, client: int) -> None:
-        self.guest = guest
-        self.client = client
-        self.partition = False
-        self.answer = 0
-        self.lost = False
-        self.quarantined = False
-        self.pins = Pins()
-        self.entries = 0
-        self.turns = 0
-        self.syscalls = 0
-        self.refused = 0
-        self.copied = 0
-        self.shadow_pages = 0
-
-
-class Open:
-    """An entry that has not returned.
-
-    ``failed``: what a service of the host raised meanwhile; ``stopped``: the app was told to stop.
-    """
-
-    __slots__ = ("failed", "grant", "guest", "name", "number", "refused_x0", "stopped")
-
-    def __init__(self, name: int, number: int, guest: int, grant: Grant) -> None:
-        self.name = name
-        self.number = number
-        self.guest = guest
-        self.grant = grant
-        self.failed: Exception | None = None
-        self.stopped = False
-        self.refused_x0: int | None = None
-        """x0 of a call whose results could not be written."""
 
 
 class Refusal(Exception):
@@ -683,27 +610,3 @@ def _words(payload: bytes) -> int:
     if rest or not count:
         raise Refusal(abi.BAD_ARGUMENT)
     return count
-
-
-def traced(payload: bytes) -> tuple[object, ...] | None:
-    """The event that TRACE reports; ``None`` if it is none that an app can have."""
-    try:
-        document = json.loads(payload)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(document, list) or not document:
-        return None
-    event = EVENTS.get(document[0]) if isinstance(document[0], str) else None
-    fields = document[1:]
-    if event is None or len(fields) != len(vars(event)["_fields"]):
-        return None
-    values: list[object] = []
-    for field in fields:
-        if isinstance(field, list) and all(isinstance(word, int) for word in field):
-            values.append(tuple(field))
-        elif isinstance(field, (int, str)):
-            values.append(field)
-        else:
-            return None
-    make = cast("Callable[..., tuple[object, ...]]", event)
-    return make(*values)

@@ -22,10 +22,11 @@ from mediator.deployment.el0_app.events import (
     PartitionCleaned,
     PartitionRenewed,
 )
+from mediator.deployment.el0_app.grants import NO_GUEST, Grant
 from mediator.deployment.el0_app.instance import Instance
 from mediator.deployment.el0_app.iommu import Iommu
 from mediator.deployment.el0_app.launch import LaunchError
-from mediator.deployment.el0_app.server import NO_GUEST, Grant, SharedShadows, Sink
+from mediator.deployment.el0_app.server import SharedShadows, Sink
 from mediator.host import Host
 from mediator.optee.events import GuestTornDown
 from smccc.constants import optee_smc as smc

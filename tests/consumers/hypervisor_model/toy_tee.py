@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from toy_hypervisor import ToyHypervisor, words
 
-from mediator.deployment.in_hypervisor import Completed, InHypervisor
+from mediator.deployment.face import Completed
+from mediator.deployment.in_hypervisor import InHypervisor
 from mediator.host import PAGE_MASK, PAGE_SIZE
 from secure_world.bus import BusError
 from secure_world.ta import TaRegistry

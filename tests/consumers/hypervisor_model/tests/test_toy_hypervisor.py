@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from toy_tee import ToyMachine
 
-from mediator.deployment.in_hypervisor import Done, NotMine, Undefined
+from mediator.deployment.face import Done, NotMine, Undefined
 from mediator.host import PAGE_SIZE
 from secure_world.ta import (
     TYPE_MEMREF_INOUT,

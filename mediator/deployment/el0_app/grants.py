@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What the hypervisor's side knows: of the guests that an app serves, and of its open entries."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+from mediator.deployment.el0_app.ledger import Pins
+
+NO_GUEST: Final = -1
+"""Guest of an entry that serves all of them."""
+
+
+class Grant:
+    """What the hypervisor knows about a guest that an app serves.
+
+    ``partition``: the TEE has one for it. ``answer``: that of VM_DESTROYED. ``lost``: the app that
+    knew it is gone. The counters are what the app did for it: entries, turns (round trips), system
+    calls, those of them that were refused, and bytes of payload that were copied.
+    """
+
+    __slots__ = (
+        "answer",
+        "client",
+        "copied",
+        "entries",
+        "guest",
+        "lost",
+        "partition",
+        "pins",
+        "quarantined",
+        "refused",
+        "shadow_pages",
+        "syscalls",
+        "turns",
+    )
+
+    def __init__(self, guest: int, client: int) -> None:
+        self.guest = guest
+        self.client = client
+        self.partition = False
+        self.answer = 0
+        self.lost = False
+        self.quarantined = False
+        self.pins = Pins()
+        self.entries = 0
+        self.turns = 0
+        self.syscalls = 0
+        self.refused = 0
+        self.copied = 0
+        self.shadow_pages = 0
+
+
+class Open:
+    """An entry that has not returned.
+
+    ``failed``: what a service of the host raised meanwhile; ``stopped``: the app was told to stop.
+    """
+
+    __slots__ = ("failed", "grant", "guest", "name", "number", "refused_x0", "stopped")
+
+    def __init__(self, name: int, number: int, guest: int, grant: Grant) -> None:
+        self.name = name
+        self.number = number
+        self.guest = guest
+        self.grant = grant
+        self.failed: Exception | None = None
+        self.stopped = False
+        self.refused_x0: int | None = None
+        """x0 of a call whose results could not be written."""
+
+
+@attrs.frozen
+class Usage:
+    """What an app did for one guest; see :class:`Grant`."""
+
+    entries: int
+    turns: int
+    syscalls: int
+    refused: int
+    copied: int
+    pinned_pages: int
+    shadow_pages: int
+
+    def __add__(self, other: Usage) -> Usage:
+        mine, others = attrs.astuple(self), attrs.astuple(other)
+        return Usage(*(one + two for one, two in zip(mine, others, strict=True)))
+
+
+def usage(grant: Grant) -> Usage:
+    """The counters of a guest as they are now."""
+    return Usage(
+        grant.entries,
+        grant.turns,
+        grant.syscalls,
+        grant.refused,
+        grant.copied,
+        grant.pins.count,
+        grant.shadow_pages,
+    )
