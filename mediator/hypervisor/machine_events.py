@@ -47,6 +47,21 @@ class PsciCall(NamedTuple):
     result: int | str
 
 
+class DeviceAccess(NamedTuple):
+    """An access of a guest trapped and was served by the mediator, or not (``served`` 0: an abort).
+
+    ``value``: what was stored or loaded, little-endian.
+    """
+
+    guest: int
+    vcpu: int
+    ipa: int
+    size: int
+    write: int
+    value: int
+    served: int
+
+
 class VcpuState(NamedTuple):
     """A vCPU changed state: ``off``, ``ready``, ``running``, ``waiting`` or ``paused``.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What the reference hypervisor asks of a TEE mediator: three entries, and two optional ones.
+"""What the reference hypervisor asks of a TEE mediator: three entries, and three optional ones.
 
 The hypervisor knows no TEE. It hands over every trap of the Trusted Application and Trusted OS
 owner ranges (SMCCC, DEN 0028, table 6-1) and the beginning and end of each guest; the mediator
@@ -40,6 +40,22 @@ class TeeInterrupts(Protocol):
 
     async def timer_expired(self) -> bool:
         """The deadline set with ``Host.set_timer`` has come; ``False``: preempted, call again."""
+
+
+@runtime_checkable
+class TeeDevices(Protocol):
+    """Optional: a mediator that stands for devices at addresses where a guest has no memory."""
+
+    def wants_access(self, guest: int, ipa: int) -> bool:
+        """Whether accesses of ``guest`` at ``ipa`` that stage 2 refuses are to be handed over."""
+
+    async def handle_access(
+        self, guest: int, vcpu: int, ipa: int, size: int, value: int | None
+    ) -> int | None:
+        """Serve a load of ``size`` bytes, or a store of ``value``: what a load gives (a store: anything).
+
+        ``None``: not a device of this mediator after all, the guest gets its abort.
+        """
 
 
 class NoTee:

@@ -15,12 +15,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Coroutine
 from typing import TYPE_CHECKING, Final
 
-from mediator.guest.cpu import TIMER_PPI, GuestUndefined, VcpuProgram
+from mediator.guest.cpu import TIMER_PPI, GuestAbort, GuestUndefined, VcpuProgram
 from mediator.hypervisor import psci
 from mediator.hypervisor.accounting import COMPUTE, GUEST_ACCESS, TRAP, VIRQ, WAIT
 from mediator.hypervisor.core import Core
 from mediator.hypervisor.guest import Guest
 from mediator.hypervisor.machine_events import (
+    DeviceAccess,
     PsciCall,
     TrapEnter,
     TrapExit,
@@ -34,7 +35,7 @@ from mediator.hypervisor.machine_events import (
 from mediator.hypervisor.requests import Fault, PowerOff, Restart, Stop, Wait
 from mediator.hypervisor.scheduler import Mode, Strand
 from mediator.hypervisor.services import MASK32
-from mediator.hypervisor.tee import NoTee, Registers
+from mediator.hypervisor.tee import NoTee, Registers, TeeDevices
 from mediator.hypervisor.timer import Timer
 from mediator.hypervisor.traps import (
     PSCI,
@@ -59,6 +60,9 @@ PAUSED: Final = "paused"
 
 _MASK64: Final = (1 << 64) - 1
 _SGI_COUNT: Final = 16
+_EMULATED: Final = (1, 2, 4, 8)
+"""Bytes of an access whose syndrome says enough to emulate it (Arm DDI 0487, ESR_ELx.ISV): one register.
+"""
 
 # Gates that a program must pass at each await; open is 0 so that one test of truth is enough.
 _OPEN: Final = 0
@@ -77,6 +81,10 @@ async def _as_coroutine(program: Awaitable[None]) -> None:
     await program
 
 
+def _devices_of(tee: object) -> TeeDevices | None:
+    return tee if isinstance(tee, TeeDevices) else None
+
+
 class Vcpu:
     """One vCPU. Implements :class:`mediator.guest.cpu.GuestCpu` for its program.
 
@@ -89,6 +97,7 @@ class Vcpu:
         "_access_cost",
         "_core",
         "_counts",
+        "_devices",
         "_emit",
         "_gate",
         "_has_hint",
@@ -122,6 +131,7 @@ class Vcpu:
         self._emit = core.emit
         self._route = core.dispatcher.route
         self._serve = (NoTee() if tee is None else tee).handle_regs
+        self._devices = _devices_of(tee)
         self._has_hint = core.dispatcher.has_hint
         self._load = core.memory.guest_read
         self._store = core.memory.guest_write
@@ -203,7 +213,10 @@ class Vcpu:
         pcpu = self.pcpu
         pcpu.clock += self._access_cost
         self._counts[GUEST_ACCESS] += 1
-        data = self._load(self.guest_id, ipa, length)
+        try:
+            data = self._load(self.guest_id, ipa, length)
+        except GuestAbort as abort:
+            data = await self._emulated(abort, ipa, length, None)
         if pcpu.clock >= pcpu.stop_at:
             await _STOP
         return data
@@ -217,7 +230,10 @@ class Vcpu:
         pcpu = self.pcpu
         pcpu.clock += self._access_cost
         self._counts[GUEST_ACCESS] += 1
-        self._store(self.guest_id, ipa, data)
+        try:
+            self._store(self.guest_id, ipa, data)
+        except GuestAbort as abort:
+            await self._emulated(abort, ipa, len(data), int.from_bytes(data, "little"))
         if pcpu.clock >= pcpu.stop_at:
             await _STOP
 
@@ -357,6 +373,40 @@ class Vcpu:
                 self.entry, self.context, _ = psci.arguments(regs)
                 await _RESTART
         return psci_abi.PSCI_E_SUCCESS
+
+    async def _emulated(self, abort: GuestAbort, ipa: int, size: int, value: int | None) -> bytes:
+        """An access that stage 2 refuses: a device of the mediator's, or an abort of the guest's."""
+        devices = self._devices
+        if (
+            devices is None
+            or size not in _EMULATED
+            or ipa & size - 1
+            or not devices.wants_access(self.guest_id, ipa)
+        ):
+            raise abort
+        pcpu = self.pcpu
+        pcpu.clock += self._trap_cost
+        self._counts[TRAP] += 1
+        self.in_trap = True
+        try:
+            answer = await devices.handle_access(self.guest_id, self.index, ipa, size, value)
+        except Exception as error:
+            # As in a trap: not the guest's doing.
+            await Suspend[None](Fault(error))
+            raise
+        self.in_trap = False
+        emit = self._emit
+        if emit is not None:
+            shown = (answer or 0) if value is None else value
+            served, write = int(answer is not None), int(value is not None)
+            emit(DeviceAccess(self.guest_id, self.index, ipa, size, write, shown, served))
+        if self._rest:
+            await self._take_rest()
+        if answer is None:
+            if pcpu.clock >= pcpu.stop_at:
+                await _STOP
+            raise abort
+        return answer.to_bytes(size, "little") if value is None else b""
 
     async def _take_rest(self) -> None:
         """Stay out of the guest until the rest is over, somebody ends it, or an interrupt comes."""

@@ -9,7 +9,7 @@ only where the deployment is ``suspending``; the methods for hosts without corou
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Coroutine, MutableMapping
+from collections.abc import Coroutine, Iterable, MutableMapping
 from types import TracebackType
 from typing import Final, TypeVar, cast
 
@@ -50,7 +50,7 @@ from mediator.deployment.face import (
     Refused,
     Registers8,
 )
-from mediator.host import Host
+from mediator.host import Host, Shadow
 from mediator.optee.lifecycle import Probe
 from mediator.optee.mediator import GuestInfo, Wait
 from mediator.optee.settings import MediatorSettings
@@ -124,6 +124,7 @@ class El0App(Face):
         self._homes: dict[int, Instance] = {}
         self._past = Usage(0, 0, 0, 0, 0, 0, 0)
         self._timers: dict[int, int] = {}
+        self._expired: dict[int, None] = {}
         self._spare: Instance | None = None
         self._supervisor = Supervisor(
             host, self._shadows, self.iommu, self, self._grants, control, sink
@@ -192,11 +193,16 @@ class El0App(Face):
 
     def _end_process(self, instance: Instance) -> None:
         self._fleet.end(instance.app)
-        self._timers.pop(instance.app, None)
+        self._forget_timer(instance.app)
 
     def _retire(self, instance: Instance) -> None:
         self._fleet.retire(instance.app)
-        self._timers.pop(instance.app, None)
+        self._forget_timer(instance.app)
+
+    def _forget_timer(self, app: int) -> None:
+        self._expired.pop(app, None)
+        if app in self._timers:
+            self._set_timer(app, None)
 
     def close(self) -> None:
         """End all apps. What they held of guests is not given back: the host ends too."""
@@ -270,8 +276,7 @@ class El0App(Face):
             total += usage(grant)
         # Pages that an app keeps for the next call are on the account of who took them, who may be
         # gone; all of them together are what the apps have now.
-        apps = dict.fromkeys([*self._homes.values(), self._spare])
-        held = sum(0 if app is None else app.server.shadow_pages() for app in apps)
+        held = sum([app.server.shadow_pages() for app in self._instances()])
         return attrs.evolve(total, shadow_pages=held)
 
     # --- death ----------------------------------------------------------------------------------
@@ -304,8 +309,8 @@ class El0App(Face):
 
     def kill(self, reason: str = "killed") -> None:
         """End all apps as if they had died: what an operator can do, and a test."""
-        for instance in [*dict.fromkeys([*self._homes.values(), self._spare])]:
-            if instance is not None and not instance.dead:
+        for instance in self._instances():
+            if not instance.dead:
                 self._died(instance, NO_GUEST, reason)
                 if not instance.open:
                     self._bury(instance)
@@ -447,36 +452,66 @@ class El0App(Face):
             return (entry.refused_x0, *answer.args[1:])
         return answer.args
 
-    async def _mmio(
-        self, guest: int, vcpu: int, ipa: int, size: int, value: int | None
+    async def _access(
+        self, guest: int, vcpu: int, ipa: int, size: int, value: int | None, switching: bool
     ) -> int | None:
-        grant = self._grants.get(guest)
-        instance = self._homes.get(guest)
-        if grant is None or instance is None or grant.lost or not instance.may_enter():
+        if not self.wants_access(guest, ipa):
             return None
-        if not instance.server.hooked(abi.HOOK_MMIO, ipa):
+        grant, instance = self._grants[guest], self._homes[guest]
+        if not await self._entrance.free(instance, switching) or instance.is_dead():
             return None
         args = (guest, vcpu, ipa, size, int(value is not None), value or 0)
         answer = await self._entrance.enter(
-            instance, grant, abi.ENTRY_HANDLE_MMIO, b"", args, self._suspending
+            instance, grant, abi.ENTRY_HANDLE_MMIO, b"", args, switching
         )
         if answer is None or answer.status != abi.OUTCOME_DONE:
             return None
         return answer.args[0] & (1 << 8 * size) - 1
 
-    async def _event(self, kind: int, number: int, value: int, switching: bool) -> bool:
-        """Timer and interrupts: every app that hooked them is entered."""
+    async def _event(
+        self, hook: tuple[int, int], number: int, owed: dict[int, None], switching: bool
+    ) -> bool:
+        """Enter the apps in ``owed`` that want this hook (kind, value), and take them out; False: some
+        stopped on the way, or could not be entered."""
         done = True
-        for instance in dict.fromkeys([*self._homes.values(), self._spare]):
-            if instance is None or instance.dead or not instance.server.hooked(kind, value):
+        args = (hook[1],) if number == abi.ENTRY_HANDLE_INTERRUPT else ()
+        for instance in self._instances():
+            if instance.app not in owed:
                 continue
             if not await self._entrance.free(instance, switching):
                 done = False
                 continue
-            args = (value,) if number == abi.ENTRY_HANDLE_INTERRUPT else ()
+            owed.pop(instance.app, None)
+            if instance.is_dead() or not instance.server.hooked(*hook):
+                continue
             answer = await self._entrance.enter(instance, self._own, number, b"", args, switching)
-            done &= answer is None or answer.status == abi.OUTCOME_DONE
+            if answer is not None and answer.status == abi.OUTCOME_PREEMPTED:
+                owed[instance.app] = None
+                done = False
         return done
+
+    async def _interrupt(self, intid: int, switching: bool) -> bool:
+        # Entered again after one was stopped: all of them, for it may have been raised again.
+        owed = dict.fromkeys([instance.app for instance in self._instances()])
+        hook = (abi.HOOK_INTERRUPT, intid)
+        return await self._event(hook, abi.ENTRY_HANDLE_INTERRUPT, owed, switching)
+
+    async def _timer(self, switching: bool) -> bool:
+        timers = self._timers
+        if timers:
+            # The host says that the earliest has come; others may have come with it.
+            now = max(self.host.now(), min(timers.values()))
+            for app in [app for app, deadline in timers.items() if deadline <= now]:
+                del timers[app]
+                self._expired[app] = None
+            self.host.set_timer(min(timers.values(), default=None))
+        hook = (abi.HOOK_TIMER, 0)
+        return await self._event(hook, abi.ENTRY_HANDLE_TIMER, self._expired, switching)
+
+    def _instances(self) -> list[Instance]:
+        """All apps that are not buried, each once."""
+        found = dict.fromkeys([*self._homes.values(), self._spare])
+        return [instance for instance in found if instance is not None]
 
     def _set_timer(self, app: int, deadline: int | None) -> None:
         """The host has one timer: the earliest deadline of all apps."""
@@ -533,61 +568,77 @@ class El0App(Face):
         self, guest: int, vcpu: int, ipa: int, size: int, value: int | None = None
     ) -> int | None:
         """Serve a trapped load, or a store of ``value``; ``None``: not this app's."""
-        return self._run(self._mmio(guest, vcpu, ipa, size, value))
+        return self._run(self._access(guest, vcpu, ipa, size, value, False))
 
     def notification_interrupt(self, intid: int = NOTIFICATION_INTID) -> Done | Preempted:
         """The TEE raised its notification interrupt. ``Preempted``: enter again."""
-        done = self._run(self._event(abi.HOOK_INTERRUPT, abi.ENTRY_HANDLE_INTERRUPT, intid, False))
-        return DONE if done else PREEMPTED
+        return DONE if self._run(self._interrupt(intid, False)) else PREEMPTED
 
-    def _state(self, number: int, payload: bytes = b"") -> Message | None:
-        instance = self._spare
-        if self.manifest.instances == PER_GUEST:
-            instance = next(iter(self._homes.values()), instance)
-        if instance is None or instance.dead or not instance.capabilities & abi.CAP_STATE:
-            return None
-        if not instance.may_enter():
+    def timer_interrupt(self) -> Done | Preempted:
+        """The deadline of ``host.set_timer`` has come. ``Preempted``: enter again."""
+        return DONE if self._run(self._timer(False)) else PREEMPTED
+
+    # --- the state of apps ----------------------------------------------------------------------
+
+    def _state(self, instance: Instance, number: int, payload: bytes = b"") -> Message | None:
+        if instance.dead or not instance.capabilities & abi.CAP_STATE or not instance.may_enter():
             return None
         return self._run(self._entrance.enter(instance, self._own, number, payload, (), False))
 
     def waits(self) -> tuple[Wait, ...]:
         """The threads of the TEE that wait now."""
-        answer = self._state(abi.ENTRY_INSPECT)
-        return () if answer is None else plain.waits(answer.payload)
+        found: list[Wait] = []
+        for instance in self._instances():
+            answer = self._state(instance, abi.ENTRY_INSPECT)
+            if answer is not None:
+                found += plain.waits(answer.payload)
+        return tuple(found)
 
     def guest_info(self, guest: int) -> GuestInfo | None:
         """Counters of a guest, ``None`` if the app has no context for it."""
-        grant = self._grants.get(guest)
-        if grant is None or grant.lost:
+        instance = self._homes.get(guest)
+        if instance is None:
             return None
-        answer = self._state(abi.ENTRY_INSPECT)
+        answer = self._state(instance, abi.ENTRY_INSPECT)
         return None if answer is None else plain.guest_info(answer.payload, guest)
 
+    def _only(self) -> Instance:
+        """The one app, between entries. ``RuntimeError``: there is none, or there are several."""
+        instance = self._spare
+        if instance is None or self.manifest.instances == PER_GUEST:
+            raise RuntimeError("a snapshot needs one app for all guests")
+        if instance.open:
+            guest = instance.open[0].guest
+            raise RuntimeError(f"guest {guest} has {len(instance.open)} entries in flight")
+        return instance
+
     def snapshot(self) -> dict[str, object]:
-        """The mediator's state and the books of the boundary as plain data, between entries."""
-        answer = self._state(abi.ENTRY_SNAPSHOT)
+        """The mediator's state and the books of the boundary as plain data.
+
+        ``RuntimeError``: an entry is in flight, or the app cannot tell its state.
+        """
+        instance = self._only()
+        answer = self._state(instance, abi.ENTRY_SNAPSHOT)
         if answer is None:
             raise RuntimeError("the app has no state to tell")
         data = cast("dict[str, object]", plain.decoded(answer.payload))
-        instance = self._spare
-        assert instance is not None
         shadows = [shadow.pages for shadow in instance.server.shadows.values()]
         return {**data, plain.BOOKS: plain.books(instance.grants.values(), shadows)}
 
     def restore(self, data: dict[str, object]) -> None:
-        """Go back to a snapshot. ``ValueError`` if it is none of this version."""
-        instance = self._spare
-        if instance is None:
-            raise RuntimeError("no app runs")
+        """Go back to a snapshot of this deployment.
+
+        ``ValueError`` if it is none of this version, or if its shadow pages are not in this app's
+        arena; ``RuntimeError`` as for :meth:`snapshot`.
+        """
+        instance = self._only()
         mine = dict(data)
-        grants, shadows = plain.books_from(mine.pop(plain.BOOKS, None))
+        grants, pages = plain.books_from(mine.pop(plain.BOOKS, None))
         before = dict(instance.server.shadows)
-        self._shadows.select(self._supervisor.sources[instance.app])
+        shadows = self._mapped(instance, pages)
         instance.server.shadows.clear()
-        for pages in shadows:
-            shadow = self.host.map_shadow(pages)
-            instance.server.shadows[shadow.pa] = shadow
-        answer = self._state(abi.ENTRY_RESTORE, plain.encoded(mine))
+        instance.server.shadows.update(shadows)
+        answer = self._state(instance, abi.ENTRY_RESTORE, plain.encoded(mine))
         if answer is None or answer.status != abi.OUTCOME_DONE:
             instance.server.shadows.clear()
             instance.server.shadows.update(before)
@@ -598,6 +649,18 @@ class El0App(Face):
         for grant in grants:
             self._grants[grant.guest] = instance.grants[grant.guest] = grant
             self._homes[grant.guest] = instance
+
+    def _mapped(self, instance: Instance, lists: list[bytes]) -> dict[int, Shadow]:
+        self._shadows.select(self._supervisor.sources[instance.app])
+        found: dict[int, Shadow] = {}
+        for pages in lists:
+            try:
+                shadow = self.host.map_shadow(pages)
+                self._shadows.offset(shadow.pa)
+            except Exception as error:
+                raise ValueError(f"shadow pages of the snapshot: {error}") from error
+            found[shadow.pa] = shadow
+        return found
 
     # --- for hosts that are coroutines themselves -----------------------------------------------
 
@@ -616,13 +679,26 @@ class El0App(Face):
 
     async def physical_interrupt(self, intid: int) -> bool:
         """A physical interrupt of the TEE. ``False``: enter again."""
-        number = abi.ENTRY_HANDLE_INTERRUPT
-        return await self._event(abi.HOOK_INTERRUPT, number, intid, self._suspending)
+        return await self._interrupt(intid, self._suspending)
 
     async def timer_expired(self) -> bool:
         """A deadline of an app has come. ``False``: enter again."""
-        self._timers.clear()
-        return await self._event(abi.HOOK_TIMER, abi.ENTRY_HANDLE_TIMER, 0, self._suspending)
+        return await self._timer(self._suspending)
+
+    def wants_access(self, guest: int, ipa: int) -> bool:
+        """Whether an app stands for a device of the guest at this address."""
+        instance = self._homes.get(guest)
+        return (
+            instance is not None
+            and not instance.dead
+            and instance.server.hooked(abi.HOOK_MMIO, ipa)
+        )
+
+    async def handle_access(
+        self, guest: int, vcpu: int, ipa: int, size: int, value: int | None
+    ) -> int | None:
+        """As :meth:`handle_mmio`, for a driver of coroutines."""
+        return await self._access(guest, vcpu, ipa, size, value, self._suspending)
 
 
 def _shadows_of(host: Host) -> SharedShadows:
