@@ -101,6 +101,8 @@ class Driver:
         self.devices: list[bytes] = []
         """UUIDs (16 octets) that the device enumeration has found."""
         self.probed = False
+        self.lost = False
+        """True once a driver that renews has learned that its secure world is gone."""
         self.queue = CallQueue(0)
         self.notifications = Notifications(kernel, tee.OPTEE_DEFAULT_MAX_NOTIF_VALUE)
         self.rpc = RpcService(self)
@@ -193,6 +195,39 @@ class Driver:
                 await self._unregister(page.shm)
             self.shms.free(page.shm)
 
+    def lose(self) -> None:
+        """The mediator is another one, or none: what the secure world had of this guest is gone."""
+        if self.settings.renews and not self.lost:
+            self.lost = True
+            self.notifications.fail()
+
+    async def renew(self) -> None:
+        """Take back what the lost secure world had, and probe the one that is there now.
+
+        No call may be in flight and no client open. Raises :class:`ProbeError`; may be tried again.
+        """
+        if self._bottom_half is not None:
+            intid = self.settings.notification_intid
+            if intid is not None:
+                self.kernel.free_irq(intid)
+            stopped, self._bottom_half = self._bottom_half, None
+            stopped.complete()
+        self.probed = False
+        self.devices.clear()
+        self._slot_pages.clear()
+        for cookie in self.shms.cookies():
+            shm = self.shms.find(cookie)
+            if shm is not None and shm.kind != USER:
+                self.shms.free(shm)
+        self.lost = False
+        try:
+            await self.probe()
+        except (ProbeError, RegistrationError):
+            self.lose()
+            raise
+        if self.lost:
+            raise ProbeError("the secure world was lost again")
+
     async def _drain_shm_cache(self, *, free: bool) -> None:
         """DISABLE_SHM_CACHE until the secure world has no cookie left."""
         waiter = Waiter(self.kernel)
@@ -211,7 +246,10 @@ class Driver:
     async def _enable_shm_cache(self) -> None:
         waiter = Waiter(self.kernel)
         self.queue.join(waiter, False)
-        while (await self.trap(smc.OPTEE_SMC_ENABLE_SHM_CACHE))[0] != _OK:
+        while (status := (await self.trap(smc.OPTEE_SMC_ENABLE_SHM_CACHE))[0]) != _OK:
+            if status == smc.OPTEE_SMC_RETURN_ENOTAVAIL and self.settings.renews:
+                self.queue.leave(waiter)
+                raise ProbeError("no secure world any more")
             await self.queue.another_call(waiter)
         self.queue.leave(waiter)
 
@@ -243,6 +281,8 @@ class Driver:
         while pending:
             status, value, flags, *_ = await conduit(smc.OPTEE_SMC_GET_ASYNC_NOTIF_VALUE)
             if status or not flags & smc.OPTEE_SMC_ASYNC_NOTIF_VALUE_VALID:
+                if status == smc.OPTEE_SMC_RETURN_ENOTAVAIL:
+                    self.lose()
                 break
             self.counters.notifications += 1
             pending = bool(flags & smc.OPTEE_SMC_ASYNC_NOTIF_VALUE_PENDING)
@@ -314,6 +354,8 @@ class Driver:
                 queue.leave(waiter)
                 raise
             self.rpc.finish(context)
+            if status == smc.OPTEE_SMC_RETURN_ENOTAVAIL:
+                self.lose()
         queue.leave(waiter)
         if status == _OK:
             reply = codec.unpack(await kernel.cpu.read(slot.ipa, codec.size))

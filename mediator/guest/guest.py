@@ -17,10 +17,11 @@ import attrs
 from mediator.guest.client import Client
 from mediator.guest.cpu import GuestCpu, VcpuProgram
 from mediator.guest.driver import Driver
-from mediator.guest.driver_settings import DriverSettings
+from mediator.guest.driver_settings import DriverSettings, RegistrationError
 from mediator.guest.events import GuestBooted, GuestStopped, Sink
 from mediator.guest.kernel import Kernel, Thread
 from mediator.guest.memory import PageAllocator
+from mediator.guest.renewal import Renewal
 from mediator.guest.storage import FIRST_DESCRIPTOR, FileStore
 from mediator.guest.supplicant import Plugin, Supplicant
 from smccc.constants import psci
@@ -83,6 +84,7 @@ class Guest:
             settings.plugins,
             descriptors=settings.descriptors,
         )
+        self.renewal = Renewal(self)
         self.booted = False
         """True once driver and supplicant are ready and the programs begin."""
         self._mains: tuple[Main, ...] | None = None
@@ -113,9 +115,7 @@ class Guest:
     async def _boot(self, mains: tuple[Main, ...]) -> None:
         if self.settings.bring_up:
             await self._bring_up()
-        await self.driver.probe()
-        if self.settings.supplicant:
-            await self.supplicant.start()
+        await self.renewal.begin()
         self.booted = True
         if self.sink is not None:
             driver = self.driver
@@ -134,9 +134,16 @@ class Guest:
         if self.settings.unload:
             if self.settings.supplicant:
                 self.supplicant.stop()
-            await self.driver.remove()
+            await self._unload()
         if self.sink is not None:
             self.sink(GuestStopped(self.name, len(self.kernel.failures)))
+
+    async def _unload(self) -> None:
+        try:
+            await self.driver.remove()
+        except RegistrationError:
+            if not self.driver.lost:
+                raise
 
     def spawn(self, main: Main, name: str | None = None) -> Thread:
         """Run one more client program as a thread."""

@@ -117,6 +117,15 @@ class Supplicant:
         self.files = OpenFiles(self.store, self._descriptors)
         # The kernel keeps what the secure world still uses until it is freed.
 
+    def forget(self) -> None:
+        """The secure world is gone, and nobody will free what it used. For a process that stopped."""
+        for cookie, (buffer, _) in self._memory.items():
+            shm = self.driver.shms.find(cookie)
+            if shm is not None:
+                self.driver.shms.free(shm)
+            self.driver.pages.free_user(buffer.pages)
+        self._memory.clear()
+
     async def _work(self) -> None:
         queue = self.driver.supplicant
         while True:
