@@ -54,7 +54,8 @@ class Refused(Exception):
     """The hypervisor refused a system call: this app asked for what it may not have."""
 
     def __init__(self, number: int, status: int) -> None:
-        super().__init__(f"system call {Syscall(number).name} was refused: status {status}")
+        name = Syscall(number).name if number in Syscall._value2member_map_ else str(number)
+        super().__init__(f"system call {name} was refused: status {status}")
         self.number = number
         self.status = status
 

@@ -9,7 +9,7 @@ only where the deployment is ``suspending``; the methods for hosts without corou
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Coroutine, Iterable, MutableMapping
+from collections.abc import Coroutine, MutableMapping
 from types import TracebackType
 from typing import Final, TypeVar, cast
 
@@ -383,6 +383,12 @@ class El0App(Face):
             del self._grants[grant.guest]
 
     async def _guest_destroyed(self, guest: int, switching: bool) -> bool:
+        done = await self._ended(guest, switching)
+        if done:
+            self.iommu.end(guest)
+        return done
+
+    async def _ended(self, guest: int, switching: bool) -> bool:
         grant = self._grants.get(guest)
         if grant is None:
             return True

@@ -56,6 +56,11 @@ class Iommu:
         for key in [key for key, mapping in self._mappings.items() if mapping[0] == guest]:
             del self._mappings[key]
 
+    def end(self, guest: int) -> None:
+        """The guest is no more: its devices are nobody's, whoever gets its id."""
+        self.forget(guest)
+        self._guests = {stream: owner for stream, owner in self._guests.items() if owner != guest}
+
     def maps_any(self, guest: int, frames: bytes) -> bool:
         """Whether a device reaches one of these pages (u64 words) of the guest."""
         if not self._mappings:
