@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""``python -I -m mediator.app``: the OP-TEE mediator as an app, on descriptors 0 and 1."""
+"""``python -I -m mediator.app``: the OP-TEE mediator as an app, on descriptors 0 to 2."""
 
 from mediator.app.isolation import single_threaded
 

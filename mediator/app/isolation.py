@@ -3,7 +3,7 @@
 
 The hypervisor looks from outside (``/proc``) whether it was done before it sends the first byte of a
 guest. The filter is a seccomp program in classic BPF (Linux ``seccomp(2)``, ``linux/filter.h``): it
-knows the few system calls that an interpreter needs to compute and to speak on descriptor 0, and
+knows the few system calls that an interpreter needs to compute and to speak on descriptors 0 and 1, and
 answers EPERM to all others, so that a try is an error of the app and no death without a word.
 """
 
@@ -17,12 +17,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+PR_SET_PDEATHSIG: Final = 1
 PR_SET_SECCOMP: Final = 22
 PR_SET_NO_NEW_PRIVS: Final = 38
 SECCOMP_MODE_FILTER: Final = 2
 SECCOMP_RET_ALLOW: Final = 0x7FFF_0000
 SECCOMP_RET_ERRNO: Final = 0x0005_0000
 SECCOMP_RET_KILL_PROCESS: Final = 0x8000_0000
+SIGKILL: Final = 9
 EPERM: Final = 1
 MAP_ANONYMOUS: Final = 0x20
 PROT_EXEC: Final = 4
@@ -35,10 +37,13 @@ AUDIT_ARCHES: Final[Mapping[str, int]] = MappingProxyType(
 X32_BIT: Final = 0x4000_0000
 """__X32_SYSCALL_BIT: another table under the same architecture, refused as a whole."""
 
-ON_CHANNEL: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType(
-    {"x86_64": (0, 1, 19, 20), "aarch64": (63, 64, 65, 66)}
+ON_CHANNEL: Final[Mapping[str, tuple[tuple[int, int], ...]]] = MappingProxyType(
+    {
+        "x86_64": ((0, 0), (1, 1), (19, 0), (20, 1)),
+        "aarch64": ((63, 0), (64, 1), (65, 0), (66, 1)),
+    }
 )
-"""read, write, readv, writev: on descriptor 0 only."""
+"""read, write, readv, writev, each with the only descriptor that it may be used on."""
 ANONYMOUS: Final[Mapping[str, int]] = MappingProxyType({"x86_64": 9, "aarch64": 222})
 """mmap: anonymous memory that cannot be executed."""
 PROTECT: Final[Mapping[str, int]] = MappingProxyType({"x86_64": 10, "aarch64": 226})
@@ -92,12 +97,12 @@ def program(machine: str) -> tuple[Instruction, ...]:
         (_AT_LEAST, 0, 1, X32_BIT),
         refuse,
     ]
-    for number in ON_CHANNEL[machine]:
-        # Descriptor: both halves of the argument are zero.
+    for number, descriptor in ON_CHANNEL[machine]:
+        # Of the argument the upper half, too.
         code += [
             (_EQUAL, 0, 6, number),
             (_LOAD, 0, 0, _ARGS),
-            (_EQUAL, 0, 3, 0),
+            (_EQUAL, 0, 3, descriptor),
             (_LOAD, 0, 0, _ARGS + 4),
             (_EQUAL, 0, 1, 0),
             allow,
@@ -130,9 +135,11 @@ class _Program(ctypes.Structure):
 
 
 def isolate() -> None:
-    """Close descriptors 1 and 2, limit resources, give up privileges, install the filter.
+    """Close descriptor 2, limit resources, give up privileges, install the filter.
 
-    Descriptor 0 stays. Everything that the app imports must have been imported. Raises
+    From here on the process ends with the thread that started it.
+
+    Descriptors 0 and 1 stay. Everything that the app imports must have been imported. Raises
     :class:`NotIsolated` where a layer cannot be had.
     """
     machine = platform.machine()
@@ -141,6 +148,10 @@ def isolate() -> None:
     _close_descriptors()
     _limit_resources()
     libc = ctypes.CDLL(None, use_errno=True)
+    # An app that neither reads nor writes would outlive its hypervisor. Was that gone before this
+    # call, nobody reads HELLO: the write fails.
+    if libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0):
+        raise NotIsolated(f"signal at the parent's death: errno {ctypes.get_errno()}")
     if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         raise NotIsolated(f"no new privileges: errno {ctypes.get_errno()}")
     packed = b"".join(struct.pack("=HBBI", *instruction) for instruction in program(machine))
@@ -156,7 +167,7 @@ def _close_descriptors() -> None:
 
     sys.stdin = sys.stdout = sys.stderr = None
     sys.__stdin__ = sys.__stdout__ = sys.__stderr__ = None  # type: ignore[misc]
-    os.closerange(1, 64)
+    os.closerange(2, 64)
 
 
 def _limit_resources() -> None:
@@ -164,4 +175,4 @@ def _limit_resources() -> None:
 
     for name in ("RLIMIT_CORE", "RLIMIT_FSIZE", "RLIMIT_NPROC"):
         resource.setrlimit(getattr(resource, name), (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (1, 1))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2, 2))

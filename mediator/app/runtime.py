@@ -23,9 +23,11 @@ from mediator.deployment import app_abi as abi
 from mediator.deployment.app_abi import HEADER, HEADER_SIZE, SYSCALL
 from mediator.optee.syscalls import Syscall
 
-CHANNEL: Final = 0
-"""File descriptor of the channel (``specs/app_abi``, transport)."""
-ARENA: Final = 1
+SOURCE: Final = 0
+"""File descriptor that the hypervisor is heard on (``specs/app_abi``, transport)."""
+SINK: Final = 1
+"""File descriptor to speak on."""
+ARENA: Final = 2
 """File descriptor of the arena, until it is mapped."""
 
 CHUNK: Final = 1 << 16
@@ -142,9 +144,9 @@ def _receive(chunk: int = CHUNK) -> bytes:
 
     ``chunk``: bytes read at first. WELCOME has no answer: what follows it must not be read with it.
     """
-    data = os.read(CHANNEL, chunk)
+    data = os.read(SOURCE, chunk)
     while 0 < len(data) < HEADER_SIZE:
-        more = os.read(CHANNEL, HEADER_SIZE - len(data))
+        more = os.read(SOURCE, HEADER_SIZE - len(data))
         if not more:
             return b""
         data += more
@@ -157,7 +159,7 @@ def _receive(chunk: int = CHUNK) -> bytes:
     whole[: len(data)] = data
     at, view = len(data), memoryview(whole)
     while at < total:
-        count = os.readv(CHANNEL, [view[at:]])
+        count = os.readv(SOURCE, [view[at:]])
         if not count:
             return b""
         at += count
@@ -165,13 +167,13 @@ def _receive(chunk: int = CHUNK) -> bytes:
 
 
 def _send(data: bytes) -> None:
-    sent = os.write(CHANNEL, data)
+    sent = os.write(SINK, data)
     while sent < len(data):
-        sent += os.write(CHANNEL, memoryview(data)[sent:])
+        sent += os.write(SINK, memoryview(data)[sent:])
 
 
 def serve(make: Callable[[], App]) -> None:
-    """Run an app on descriptors 0 and 1 until the hypervisor ends it. Never returns an error:
+    """Run an app on descriptors 0 to 2 until the hypervisor ends it. Never returns an error:
     what goes wrong is said over the channel."""
     app = make()
     arena = memoryview(mmap.mmap(ARENA, 0))

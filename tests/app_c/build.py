@@ -15,12 +15,14 @@ EXAMPLE = ROOT / "examples" / "app_c"
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-Wconversion", "-Wshadow")
 PLAIN = ("-O2",)
+LOG_FD = 100
+"""Where a sanitized app expects its standard error, if it is to have one."""
 SANITIZED = (
     "-O1",
     "-g",
     "-fsanitize=address,undefined",
     "-fno-sanitize-recover=all",
-    "-DAPP_KEEP_STDERR",
+    f"-DAPP_KEEP_STDERR={LOG_FD}",
 )
 
 SANITIZER_EXIT = 99

@@ -199,7 +199,7 @@ static void make_message(void)
 
 static ssize_t fuzz_read(int fd, void *to, size_t length)
 {
-    must(fd == APP_CHANNEL_FD, "read of another descriptor");
+    must(fd == APP_SOURCE_FD, "read of another descriptor");
     must(length != 0, "read of nothing");
     reads++;
     if (one_in(50)) {
@@ -246,7 +246,7 @@ static ssize_t fuzz_write(int fd, const void *from, size_t length)
     const unsigned char *byte = from;
     size_t n;
 
-    must(fd == APP_CHANNEL_FD, "write to another descriptor");
+    must(fd == APP_SINK_FD, "write to another descriptor");
     must(length != 0, "write of nothing");
     if (one_in(50)) {
         errno = one_in(40) ? EPIPE : EINTR;

@@ -8,7 +8,7 @@ arena and back around each entry of the TEE, which is when both sides can see a 
 from __future__ import annotations
 
 import os
-import socket
+import select
 import struct
 import subprocess
 from collections.abc import Callable
@@ -31,6 +31,7 @@ from mediator.host import PAGE_SIZE, Host, Shadow
 from mediator.optee.lifecycle import Probe
 from mediator.optee.syscalls import Syscall
 from specs.app_abi import app_abi as definition
+from tests.app_c.build import LOG_FD
 
 ARENA_PAGES = 1024
 TIMEOUT = 20
@@ -57,34 +58,44 @@ class AppProcess:
         self.arena_fd = os.memfd_create("arena", os.MFD_CLOEXEC)
         os.ftruncate(self.arena_fd, ARENA_PAGES * PAGE_SIZE)
         self.arena = memoryview(mmap(self.arena_fd, ARENA_PAGES * PAGE_SIZE))
-        self.channel, theirs = socket.socketpair()
-        self.channel.settimeout(TIMEOUT)
-        self._log = open(stderr or os.devnull, "ab")  # noqa: SIM115
-        with theirs:
+        source, self._sink = os.pipe()
+        self._source, sink = os.pipe()
+        os.set_blocking(self._sink, False)
+        log = os.open(stderr or os.devnull, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.dup2(log, LOG_FD)
             self.child = subprocess.Popen(
                 [str(program)],
-                stdin=theirs,
-                stdout=self.arena_fd,
-                stderr=self._log,
+                stdin=source,
+                stdout=sink,
+                stderr=self.arena_fd,
                 env={},
                 close_fds=True,
+                pass_fds=(LOG_FD,),
             )
+        finally:
+            for fd in (source, sink, log, LOG_FD):
+                os.close(fd)
 
     def send(self, data: bytes) -> None:
-        """Bytes to the app; one that does not listen any more is no error here."""
-        try:
-            self.channel.sendall(data)
-        except OSError as error:
-            raise Gone("not listening") from error
+        """Bytes to the app. Raises :class:`Gone` if it does not listen any more."""
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[os.write(self._sink, rest) :]
+            except BlockingIOError:
+                if not select.select([], [self._sink], [], TIMEOUT)[1]:
+                    raise TimeoutError("the app does not read") from None
+            except OSError as error:
+                raise Gone("not listening") from error
 
     def read(self, length: int) -> bytes:
         """Exactly ``length`` bytes from the app."""
         parts = b""
         while len(parts) < length:
-            try:
-                part = self.channel.recv(length - len(parts))
-            except ConnectionError as error:
-                raise Gone("reset") from error
+            if not select.select([self._source], [], [], TIMEOUT)[0]:
+                raise TimeoutError("the app is silent")
+            part = os.read(self._source, length - len(parts))
             if not part:
                 raise Gone(f"{len(parts)} of {length} bytes")
             parts += part
@@ -99,9 +110,9 @@ class AppProcess:
 
     def end(self) -> int:
         """Close the channel; the exit code of the program."""
-        self.channel.close()
+        for fd in (self._sink, self._source):
+            os.close(fd)
         code = self.child.wait(TIMEOUT)
-        self._log.close()
         os.close(self.arena_fd)
         return code
 

@@ -20,6 +20,7 @@ from mediator.deployment.face import Completed, Done, NotMine
 from smccc.constants import optee_msg
 from smccc.constants import optee_smc as smc
 from tests.app_c.twins import TWIN, manifest_of
+from tests.el0_app.orphans import killed
 from tests.el0_app.rig import AppRig
 from tests.mediator.rig import msg
 from tests.mediator.with_optee import GUEST, OTHER, RAM, Slow
@@ -27,14 +28,15 @@ from tests.mediator.with_optee import GUEST, OTHER, RAM, Slow
 UID = (smc.OPTEE_SMC_CALLS_UID, 0, 0, 0, 0, 0, 0, 0)
 TRIAL = 0x3200_0001
 FORBIDDEN = (
-    "open", "socket", "fork", "exec", "ptrace", "the parent's memory", "kill", "standard error",
-    "the arena's descriptor", "executable memory", "mapping the channel", "dup", "prctl", "memfd",
+    "open", "socket", "fork", "exec", "ptrace", "the parent's memory", "kill", "the arena's descriptor",
+    "reading what it writes", "executable memory", "mapping the channel", "dup", "prctl", "memfd",
     "prlimit", "io_uring", "getpid",
 )  # fmt: skip
+LOOP = 102
 MISBEHAVIOUR = {
     100: "closed",  # a wild pointer
     101: "closed",  # exit
-    102: "silence",  # an endless loop
+    LOOP: "silence",  # an endless loop
     103: "protocol",  # garbage without end
     104: "panic: on purpose",
     107: "closed",  # dies within a message
@@ -228,3 +230,19 @@ def test_death_at_every_service_of_a_session(plain_app: Path) -> None:
             assert not rig.bus.breaches
     assert died > 20
     assert children() == before
+
+
+HYPERVISOR = f"""
+import sys
+from pathlib import Path
+from tests.app_c.test_el0 import c_rig, trial_manifest
+from tests.mediator.with_optee import GUEST
+
+with c_rig(trial_manifest(Path(sys.argv[1]), silence_ms=60_000)) as rig:
+    print(rig.app.isolation[0].pid, flush=True)
+    rig.app.handle(GUEST, 0, ({TRIAL}, {LOOP}, 0, 0, 0, 0, 0, 0))
+"""
+
+
+def test_a_loop_ends_with_the_hypervisor(trial_app: Path) -> None:
+    killed(HYPERVISOR, str(trial_app), busy=True)

@@ -90,7 +90,7 @@ static void misbehave(uint64_t what)
         break;
     case 103:
         do
-            done = write(0, noise, sizeof noise);
+            done = write(APP_SINK_FD, noise, sizeof noise);
         while (done > 0);
         break;
     case 104:
@@ -102,7 +102,7 @@ static void misbehave(uint64_t what)
         memset(app.arena, 0xa5, app.arena_bytes);
         break;
     case 107:
-        done = write(0, noise, 5);
+        done = write(APP_SINK_FD, noise, 5);
         _exit(done == 5 ? 0 : 1);
     case 108:
         app.entry ^= 0x5a5a;

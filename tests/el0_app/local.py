@@ -13,7 +13,7 @@ from mediator.app.optee import OpteeApp
 from mediator.app.runtime import App, Conversation
 from mediator.deployment import app_abi as abi
 from mediator.deployment.app_abi import HEADER
-from mediator.deployment.el0_app.channel import AppGone, Message, SocketLink
+from mediator.deployment.el0_app.channel import AppGone, Message, cut
 from mediator.deployment.el0_app.deployment import El0App
 from mediator.deployment.el0_app.launch import LAYERS, Arena, Isolation
 from mediator.deployment.el0_app.manifest import Manifest
@@ -42,16 +42,14 @@ class LocalLink:
         said = self.talk.turn(message)
         if self.tamper is not None:
             said = self.tamper(said)
-        return cut(said)
+        return cut(said, _no_more)
 
     def close(self) -> None:
         self.closed = True
 
 
-def cut(data: bytes) -> list[Message]:
-    """A turn as the socket link would cut it."""
-    link = object.__new__(SocketLink)
-    return link._turn(data)
+def _no_more(_data: bytes, _length: int) -> bytes:
+    raise AppGone("closed: the app has ended")
 
 
 class LocalProcess:

@@ -46,7 +46,12 @@ def test_every_layer_is_seen_from_outside(rig: AppRig) -> None:
     assert isolation.layers == dict.fromkeys(LAYERS, True)
     assert isolation.as_json()["complete"] is True
     place = Path("/proc") / str(isolation.pid)
-    assert os.listdir(place / "fd") == ["0"]
+    assert sorted(os.listdir(place / "fd")) == ["0", "1"]
+    channel = [os.readlink(place / "fd" / name) for name in ("0", "1")]
+    assert len({name for name in channel if name.startswith("pipe:[")}) == 2
+    # The other ends of both are here, and nobody else has an end.
+    mine = [os.readlink(f"/proc/self/fd/{fd}") for fd in _descriptors_of_this_process()]
+    assert [mine.count(name) for name in channel] == [1, 1]
     assert (place / "environ").read_bytes() == b""
     status = (place / "status").read_text()
     assert "NoNewPrivs:\t1" in status
@@ -54,6 +59,11 @@ def test_every_layer_is_seen_from_outside(rig: AppRig) -> None:
     assert (
         isolation.cpus == (place / "status").read_text().split("Cpus_allowed_list:\t")[1].split()[0]
     )
+
+
+def _descriptors_of_this_process() -> list[str]:
+    place = "/proc/self/fd"
+    return [fd for fd in os.listdir(place) if os.path.lexists(f"{place}/{fd}")]
 
 
 def host() -> ReferenceHost:

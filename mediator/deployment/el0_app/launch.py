@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Starting an app: a fresh program with one end of a channel and the arena, and nothing else.
+"""Starting an app: a fresh program with its ends of a channel and the arena, and nothing else.
 
-The image is hashed before it is started. The process gets descriptor 0 (channel), 1 (arena) and a
-null device as 2, which it closes, an empty environment, and limits. It isolates itself before it says
+The image is hashed before it is started. The process gets descriptors 0 and 1 (the channel: two pipes)
+and 2 (the arena, which it maps and closes), an empty environment, and limits. It isolates itself before it says
 HELLO; what it obtained is read from ``/proc`` here, not believed, before WELCOME is sent.
 """
 
@@ -14,7 +14,6 @@ import fcntl
 import hashlib
 import os
 import resource
-import socket
 import subprocess
 from collections.abc import Callable, Iterable
 from mmap import mmap
@@ -25,7 +24,7 @@ import attrs
 
 from mediator.deployment import app_abi as abi
 from mediator.deployment.app_abi import HEADER
-from mediator.deployment.el0_app.channel import AppGone, Link, SocketLink
+from mediator.deployment.el0_app.channel import AppGone, Link, PipeLink
 from mediator.deployment.el0_app.manifest import Manifest, command, image_hash, is_python
 from mediator.host import PAGE_SIZE
 
@@ -103,7 +102,7 @@ class Process:
     """A running app that has said HELLO."""
 
     child: subprocess.Popen[bytes]
-    link: SocketLink
+    link: PipeLink
     isolation: Isolation
     capabilities: int
 
@@ -182,19 +181,24 @@ def launch(
     """
     image = _checked_image(manifest)
     allowed = os.sched_getaffinity(0)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    their_source, our_sink = os.pipe()
+    our_source, their_sink = os.pipe()
+    link = PipeLink(our_source, our_sink, manifest.silence_ms)
     try:
-        with theirs:
-            # A numerical library starts a thread for each processor that it sees when it is loaded.
-            os.sched_setaffinity(0, {min(allowed) if cpu is None else cpu})
-            try:
-                child = _spawn(manifest, theirs.fileno(), arena.fd)
-            finally:
-                os.sched_setaffinity(0, allowed)
+        # A numerical library starts a thread for each processor that it sees when it is loaded.
+        os.sched_setaffinity(0, {min(allowed) if cpu is None else cpu})
+        try:
+            child = _spawn(manifest, their_source, their_sink, arena.fd)
+        finally:
+            os.sched_setaffinity(0, allowed)
     except BaseException:
-        ours.close()
+        link.close()
         raise
-    process = Process(child, SocketLink(ours, manifest.silence_ms), _NOTHING, 0)
+    finally:
+        # With a copy of theirs here, the end of the app would not end the channel.
+        os.close(their_source)
+        os.close(their_sink)
+    process = Process(child, link, _NOTHING, 0)
     try:
         _limit(child.pid, manifest)
         _greet(process, manifest, image, settings, offers, require_isolation)
@@ -221,7 +225,7 @@ def _checked_image(manifest: Manifest) -> str:
     return found
 
 
-def _spawn(manifest: Manifest, channel: int, arena: int) -> subprocess.Popen[bytes]:
+def _spawn(manifest: Manifest, source: int, sink: int, arena: int) -> subprocess.Popen[bytes]:
     """Start the program: always by exec, never a copy of this process."""
     arguments = command(manifest)
     copy = -1
@@ -234,9 +238,9 @@ def _spawn(manifest: Manifest, channel: int, arena: int) -> subprocess.Popen[byt
         return subprocess.Popen(
             arguments,
             executable=executable,
-            stdin=channel,
-            stdout=arena,
-            stderr=subprocess.DEVNULL,
+            stdin=source,
+            stdout=sink,
+            stderr=arena,
             close_fds=True,
             env={},
             cwd="/",
@@ -305,7 +309,7 @@ def _greet(
     if len(payload) > abi.MAX_NAME or name != manifest.name:
         _refuse(link, abi.NOT_TRUSTED, f"the manifest is for {manifest.name!r}")
         raise LaunchError(f"app {manifest.name!r} calls itself {name[: abi.MAX_NAME]!r}")
-    process.isolation = observe(process.child.pid, manifest, image)
+    process.isolation = observe(process.child.pid, manifest, image, link.pipes())
     process.capabilities = capabilities
     if require_isolation and process.isolation.missing:
         missing = ", ".join(process.isolation.missing)
@@ -319,7 +323,7 @@ def _greet(
         raise LaunchError(f"app {manifest.name!r} ended before WELCOME: {error}") from error
 
 
-def _refuse(link: SocketLink, status: int, reason: str) -> None:
+def _refuse(link: PipeLink, status: int, reason: str) -> None:
     text = reason.encode()
     words = (abi.MAJOR, abi.MINOR, 0, 0, 0, 0, 0, 0)
     with contextlib.suppress(AppGone):
@@ -329,13 +333,16 @@ def _refuse(link: SocketLink, status: int, reason: str) -> None:
 # --- what is seen from outside --------------------------------------------------------------------
 
 
-def observe(pid: int, manifest: Manifest, image: str) -> Isolation:
-    """The isolation of a process as ``/proc`` shows it."""
+def observe(pid: int, manifest: Manifest, image: str, channel: tuple[str, str]) -> Isolation:
+    """The isolation of a process as ``/proc`` shows it.
+
+    ``channel``: what its descriptors 0 and 1 must be, as ``/proc`` names them.
+    """
     place = Path("/proc") / str(pid)
     status = _fields(place / "status")
     layers = {
         "image": manifest.sha256 is not None,
-        "descriptors": _descriptors(place) == ("0",),
+        "descriptors": _descriptors(place) == {"0": channel[0], "1": channel[1]},
         "environment": _read(place / "environ") == b"",
         "no_new_privs": status.get("NoNewPrivs") == "1",
         "seccomp": status.get("Seccomp") == "2",
@@ -358,9 +365,9 @@ def _fields(path: Path) -> dict[str, str]:
     return {name: value.strip() for name, _, value in pairs}
 
 
-def _descriptors(place: Path) -> tuple[str, ...] | None:
+def _descriptors(place: Path) -> dict[str, str] | None:
     try:
-        return tuple(sorted(os.listdir(place / "fd")))
+        return {name: os.readlink(place / "fd" / name) for name in os.listdir(place / "fd")}
     except OSError:
         return None
 

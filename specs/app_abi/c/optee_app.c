@@ -6,10 +6,15 @@
 #define _GNU_SOURCE
 #include "optee_app.h"
 
+#if defined(APP_KEEP_STDERR) && APP_KEEP_STDERR + 0 < 3
+#error "APP_KEEP_STDERR is a descriptor beyond channel and arena"
+#endif
+
 #include <errno.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <signal.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -97,9 +102,9 @@ int app_isolate(void)
         APP_IF_EQUAL(APP_ARCH, 1, 0),
         APP_KILL,
         APP_LOAD(nr),
-        APP_RULE_FD(__NR_read, APP_CHANNEL_FD),
+        APP_RULE_FD(__NR_read, APP_SOURCE_FD),
 #ifdef APP_KEEP_STDERR
-        APP_RULE_FDS(__NR_write, APP_CHANNEL_FD, 2),
+        APP_RULE_FDS(__NR_write, APP_SINK_FD, 2),
         APP_RULE(__NR_futex),
         APP_RULE(__NR_getpid),
         APP_RULE(__NR_gettid),
@@ -108,7 +113,7 @@ int app_isolate(void)
         APP_RULE(__NR_sched_yield),
         APP_RULE(__NR_sigaltstack),
 #else
-        APP_RULE_FD(__NR_write, APP_CHANNEL_FD),
+        APP_RULE_FD(__NR_write, APP_SINK_FD),
 #endif
         APP_RULE(__NR_exit_group),
         APP_RULE(__NR_exit),
@@ -123,10 +128,14 @@ int app_isolate(void)
         rules,
     };
 
+    /* A channel that has ended is an error of the write, as it is one of the read; and an app that
+     * does neither ends with the process that started it. Was that gone before, HELLO will fail. */
+    if (signal(SIGPIPE, SIG_IGN) == SIG_ERR || prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0)
+        return APP_UNISOLATED;
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
         return APP_UNISOLATED;
     if (app_limit(RLIMIT_CORE, 0) != 0 || app_limit(RLIMIT_FSIZE, 0) != 0 ||
-        app_limit(RLIMIT_NPROC, 0) != 0 || app_limit(RLIMIT_NOFILE, APP_CHANNEL_FD + 1) != 0)
+        app_limit(RLIMIT_NPROC, 0) != 0 || app_limit(RLIMIT_NOFILE, APP_SINK_FD + 1) != 0)
         return APP_UNISOLATED;
     if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0) != 0)
         return APP_UNISOLATED;
@@ -146,7 +155,7 @@ static int app_break(struct app *app, int reason)
 static void app_write(struct app *app, const unsigned char *data, size_t length)
 {
     while (length != 0 && app->broken == 0) {
-        ssize_t done = write(APP_CHANNEL_FD, data, length);
+        ssize_t done = write(APP_SINK_FD, data, length);
 
         if (done > 0) {
             data += done;
@@ -213,13 +222,13 @@ static int app_get(struct app *app, void *data, size_t length)
             continue;
         }
         if (length >= sizeof app->in) {
-            done = read(APP_CHANNEL_FD, to, length);
+            done = read(APP_SOURCE_FD, to, length);
             if (done > 0) {
                 to += done;
                 length -= (size_t)done;
             }
         } else {
-            done = read(APP_CHANNEL_FD, app->in, sizeof app->in);
+            done = read(APP_SOURCE_FD, app->in, sizeof app->in);
             if (done > 0) {
                 app->in_at = 0;
                 app->in_end = (size_t)done;
@@ -988,7 +997,8 @@ int app_start(struct app *app, const char *name, const struct app_handlers *hand
         return APP_NO_ARENA;
     app->arena = arena;
 #ifdef APP_KEEP_STDERR
-    (void)close(APP_ARENA_FD);
+    if (dup2(APP_KEEP_STDERR, 2) != 2)
+        (void)close(APP_ARENA_FD);
     app_close_from(3);
 #else
     app_close_from(APP_ARENA_FD);

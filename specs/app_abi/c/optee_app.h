@@ -177,11 +177,12 @@ extern "C" {
 #define APP_LOST (-64)     /* the hypervisor closed the channel */
 #define APP_GARBLED (-65)  /* what came is not a message that may come now */
 #define APP_UNISOLATED (-66) /* a layer of isolation could not be put on */
-#define APP_NO_ARENA (-67) /* descriptor 1 is not memory that can be mapped */
+#define APP_NO_ARENA (-67) /* descriptor 2 is not memory that can be mapped */
 
 #define APP_PAGE 4096
-#define APP_CHANNEL_FD 0
-#define APP_ARENA_FD 1
+#define APP_SOURCE_FD 0 /* the channel: a pipe to read */
+#define APP_SINK_FD 1   /* and one to write */
+#define APP_ARENA_FD 2  /* until it is mapped */
 #define APP_OUT_BYTES 16384  /* posted calls wait here; longer ones are sent in pieces */
 #define APP_IN_BYTES 8192    /* a message with a page, whole */
 #define APP_SETTINGS_BYTES 1024 /* of the settings in WELCOME, the rest is dropped */
@@ -355,15 +356,16 @@ struct app {
 };
 
 /* Maps the arena, closes every descriptor but the channel, takes all privileges away
- * (app_isolate), and says HELLO. capabilities: APP_CAP_NESTING if the handlers can be entered again
+ * (app_isolate), and says HELLO. From then on the process ends with the one that started it. capabilities: APP_CAP_NESTING if the handlers can be entered again
  * while they wait for a service; STATE is added if there are handlers for it. Set user and buffer
  * before. */
 int app_start(struct app *app, const char *name, const struct app_handlers *handlers,
               uint64_t capabilities);
 
 /* No new privileges, resource limits, and a seccomp filter: read and write of the channel, private
- * memory that is not executable, and exit. app_start() does it. Built with APP_KEEP_STDERR (for
- * tests of an app, never for use), standard error stays open and sanitizers can work. */
+ * memory that is not executable, and exit. app_start() does it. Built with APP_KEEP_STDERR=<n> (for
+ * tests of an app, never for use), descriptor n becomes standard error once the arena is mapped, if
+ * it is open, and sanitizers can work. */
 int app_isolate(void);
 
 /* Serves entries until the hypervisor closes the channel (APP_OK) or it is of no use any more. */
