@@ -127,6 +127,12 @@ def test_the_control_domain_gets_a_new_partition() -> None:
         regs = rig.smc(smc.OPTEE_SMC_CALL_RETURN_FROM_RPC, 0, 0, thread)
         assert regs[0] == smc.OPTEE_SMC_RETURN_ERESUME
         regs = rig.smc(smc.OPTEE_SMC_CALL_WITH_REGD_ARG, 0, COOKIE, 0)
+        assert regs[0] == ENOTAVAIL
+        # Its numbers are nobody's, also after its driver has probed again.
+        assert rig.smc(smc.OPTEE_SMC_EXCHANGE_CAPABILITIES)[0] == smc.OPTEE_SMC_RETURN_OK
+        regs = rig.smc(smc.OPTEE_SMC_CALL_RETURN_FROM_RPC, 0, 0, thread)
+        assert regs[0] == smc.OPTEE_SMC_RETURN_ERESUME
+        regs = rig.smc(smc.OPTEE_SMC_CALL_WITH_REGD_ARG, 0, COOKIE, 0)
         assert regs[0] == smc.OPTEE_SMC_RETURN_EBADADDR
         assert works(rig, GUEST)
         rig.session()
@@ -134,6 +140,7 @@ def test_the_control_domain_gets_a_new_partition() -> None:
         # And once more: never the same client id again.
         assert rig.died(rig.trial(trial.EXIT))
         assert rig.app.client_of(GUEST) == LAST_CLIENT - 1
+        assert rig.smc(smc.OPTEE_SMC_EXCHANGE_CAPABILITIES)[0] == smc.OPTEE_SMC_RETURN_OK
         rig.session()
         assert not rig.bus.breaches
 

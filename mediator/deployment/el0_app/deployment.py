@@ -17,7 +17,7 @@ import attrs
 
 from mediator.deployment import app_abi as abi
 from mediator.deployment.app_abi import HEADER, REGISTERS
-from mediator.deployment.el0_app import plain
+from mediator.deployment.el0_app import aftermath, plain
 from mediator.deployment.el0_app.channel import AppGone, Message
 from mediator.deployment.el0_app.entrance import Entrance
 from mediator.deployment.el0_app.events import AppStarted
@@ -59,7 +59,7 @@ from smccc.constants import optee_smc as smc
 T = TypeVar("T")
 
 ENOTAVAIL: Final = smc.OPTEE_SMC_RETURN_ENOTAVAIL
-"""x0 of a call whose app died, and of every call of a guest whose state was lost."""
+"""x0 of a call whose app died, and of the calls of a guest whose state was lost; see :mod:`.aftermath`."""
 BUSY: Final = smc.OPTEE_SMC_RETURN_ETHREAD_LIMIT
 """x0 of a call that comes while an app that serves one at a time is at work: wait for another call."""
 
@@ -302,6 +302,12 @@ class El0App(Face):
         self._own_usage(grant.guest)
         return self._run(self._create(instance, grant, False))
 
+    def rouse(self, grant: Grant) -> None:
+        """Tell a guest that listens of every value that one of its threads may wait for."""
+        grant.owed = aftermath.owed(self.threads or 0)
+        if grant.owed:
+            self.host.inject_virq(grant.guest, self.settings.notification_virq)
+
     def _own_usage(self, guest: int) -> None:
         old = self._grants.get(guest)
         if old is not None:
@@ -417,15 +423,17 @@ class El0App(Face):
         grant = self._grants.get(guest)
         if grant is None:
             return None
-        if grant.lost:
-            return (ENOTAVAIL, *regs[1:])
+        if grant.lost or grant.renewed:
+            refused = aftermath.answer(grant, regs)
+            if refused is not None:
+                return refused
         instance = self._homes[guest]
         if not instance.server.hooked(abi.HOOK_SMC, regs[0] & MASK32):
             return None
         if not instance.may_enter() and not await self._entrance.free(instance, switching):
             return (BUSY, *regs[1:])
         if instance.is_dead():
-            return (ENOTAVAIL, *regs[1:])
+            return (aftermath.ended(regs[0] & MASK32), *regs[1:])
         entrance = self._entrance
         entry = instance.begin(abi.ENTRY_HANDLE_SMC, guest, grant)
         message = _pack(
@@ -449,7 +457,7 @@ class El0App(Face):
             answer = await entrance.serve(instance, entry, message, switching)
         except AppGone as error:
             self._died(instance, guest, str(error))
-            return (ENOTAVAIL, *regs[1:])
+            return (aftermath.ended(regs[0] & MASK32), *regs[1:])
         finally:
             entrance.leave(instance, entry)
         if answer.status != abi.OUTCOME_DONE:

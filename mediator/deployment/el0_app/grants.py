@@ -17,7 +17,8 @@ class Grant:
     """What the hypervisor knows about a guest that an app serves.
 
     ``partition``: the TEE has one for it. ``answer``: that of VM_DESTROYED. ``lost``: the app that
-    knew it is gone. The counters are what the app did for it: entries, turns (round trips), system
+    knew it is gone. ``renewed``: it has a new partition, and its driver has not probed again. ``listens``:
+    it has asked for notifications; ``owed``: values (bits) that nobody else will tell it. The counters are what the app did for it: entries, turns (round trips), system
     calls, those of them that were refused, and bytes of payload that were copied.
     """
 
@@ -27,11 +28,14 @@ class Grant:
         "copied",
         "entries",
         "guest",
+        "listens",
         "lost",
+        "owed",
         "partition",
         "pins",
         "quarantined",
         "refused",
+        "renewed",
         "shadow_pages",
         "syscalls",
         "turns",
@@ -43,6 +47,9 @@ class Grant:
         self.partition = False
         self.answer = 0
         self.lost = False
+        self.renewed = False
+        self.listens = False
+        self.owed = 0
         self.quarantined = False
         self.pins = Pins()
         self.entries = 0

@@ -71,7 +71,13 @@ def books(grants: Iterable[Grant], shadows: list[bytes]) -> Plain:
     return {
         "shadows": shadows,
         "guests": [
-            [grant.guest, grant.client, grant.partition, grant.pins.everything()]
+            [
+                grant.guest,
+                grant.client,
+                grant.partition,
+                grant.pins.everything(),
+                [grant.listens, grant.renewed, grant.owed],
+            ]
             for grant in grants
         ],
     }
@@ -82,9 +88,11 @@ def books_from(data: object) -> tuple[list[Grant], list[bytes]]:
     if not isinstance(data, dict):
         raise ValueError("not a snapshot of an app: it has no books")
     grants: list[Grant] = []
-    for guest, client, partition, frames in cast("list[list[object]]", data["guests"]):
+    for guest, client, partition, frames, state in cast("list[list[object]]", data["guests"]):
         grant = Grant(cast("int", guest), cast("int", client))
         grant.partition = bool(partition)
+        listens, renewed, owed = cast("tuple[bool, bool, int]", state)
+        grant.listens, grant.renewed, grant.owed = listens, renewed, owed
         if frames:
             grant.pins.add(cast("bytes", frames))
         grants.append(grant)

@@ -385,6 +385,8 @@ class Server:
             if not within(self._manifest.forward, function, function):
                 raise Refusal(abi.NOT_ALLOWED)
             self._forwarded.add(function)
+        if function == smc.OPTEE_SMC_ENABLE_ASYNC_NOTIF:
+            entry.grant.listens = True
         if not client:
             return self._own_call(entry, function, args[1])
         if client != entry.grant.client or function in _LIFE:

@@ -50,6 +50,9 @@ class Starter(Protocol):
     def admit(self, instance: Instance, grant: Grant) -> bool:
         """Let ``instance`` create the guest of ``grant``."""
 
+    def rouse(self, grant: Grant) -> None:
+        """Nobody will send what the guest's threads wait for: let them go on, to an error."""
+
 
 class Supervisor:
     """Buries apps. ``control``: the control domain, ``None`` if there is none."""
@@ -113,6 +116,8 @@ class Supervisor:
         self._host.log(guest, f"app {instance.app} has died: {reason}")
         for grant in instance.grants.values():
             grant.lost = True
+            if grant.listens:
+                self._starter.rouse(grant)
             self._emit(GuestLost(instance.app, grant.guest))
 
     def bury(self, instance: Instance) -> None:
@@ -186,8 +191,12 @@ class Supervisor:
 
 
 def _inherit(grant: Grant, old: Grant) -> None:
-    """What a guest has used stays on its account; so do pages that the TEE did not let go of."""
+    """What a guest has used stays on its account; so do pages that the TEE did not let go of.
+
+    Its driver waits for what it waited for, and has to probe again.
+    """
     grant.entries, grant.turns = old.entries, old.turns
     grant.syscalls, grant.refused, grant.copied = old.syscalls, old.refused, old.copied
+    grant.renewed, grant.listens, grant.owed = True, old.listens, old.owed
     if old.pins.count:
         grant.quarantined = old.quarantined
