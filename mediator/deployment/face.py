@@ -98,6 +98,11 @@ class Face:
         """Serve a trap without suspending; ``None``: not mine."""
         raise NotImplementedError
 
+    def serve(self, guest: int, vcpu: int, regs: Registers8) -> tuple[int, ...] | None:
+        """As :meth:`handle`, for a host that has checked immediate and width itself: x0..x7 in
+        and out, ``None``: not mine. The registers are not looked at before they are used."""
+        return self._run(self._trapped(guest, vcpu, regs))
+
     def handle(
         self,
         guest: int,

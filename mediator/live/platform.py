@@ -16,7 +16,7 @@ import attrs
 from mediator.checkers.standard import standard_watch
 from mediator.checkers.watch import Watch
 from mediator.deployment.choice import Deployment
-from mediator.deployment.face import DONE, Completed, Preempted, Undefined
+from mediator.deployment.face import DONE, Preempted
 from mediator.hypervisor.bus import SecureBus
 from mediator.hypervisor.host import ReferenceHost
 from mediator.hypervisor.machine_events import (
@@ -250,23 +250,20 @@ class LivePlatform:
                 listener.call(vcpu, frame)
             self._inside += 1
             try:
-                outcome = self.tee.handle(guest, vcpu, frame)
+                outcome = self.tee.serve(guest, vcpu, frame)
             finally:
                 self._inside -= 1
             if self._raised:
                 self._take_interrupt()
-            answer = outcome.regs if isinstance(outcome, Completed) else ()
+            answer = (NOT_SUPPORTED, *regs[1:]) if outcome is None else outcome
             if listener is not None:
-                listener.answer(vcpu, answer or (NOT_SUPPORTED, *regs[1:]))
-            undefined = isinstance(outcome, Undefined)
-        else:
-            undefined = route is UNDEFINED_TRAP
-            answer = () if not isinstance(route, tuple) else route
-        if undefined:
+                listener.answer(vcpu, answer)
+        elif route is UNDEFINED_TRAP:
             if sink is not None:
                 sink(TrapUndefined(guest, vcpu))
             return UNDEFINED
-        answer = answer or (NOT_SUPPORTED, *regs[1:])
+        else:
+            answer = route
         if sink is not None:
             sink(TrapExit(guest, vcpu, not hvc, answer))
         return answer

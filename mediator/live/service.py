@@ -32,6 +32,7 @@ from mediator.live.mailbox import (
     Mailbox,
 )
 from mediator.live.platform import Forward, LivePlatform, UndefinedCall
+from mediator.live.polling import Polling
 from mediator.live.power import Power
 from mediator.live.qemu import POLLING, SEMIHOSTING, BoardSettings, Emulator, Memory
 from smccc.constants import psci
@@ -51,7 +52,14 @@ _CPU_ON: Final = (psci.PSCI_CPU_ON_AARCH64, psci.PSCI_CPU_ON_AARCH32)
 class Service:
     """Runs guests on a platform until they end."""
 
-    def __init__(self, platform: LivePlatform, *, lines: LineSink | None = None) -> None:
+    def __init__(
+        self,
+        platform: LivePlatform,
+        *,
+        lines: LineSink | None = None,
+        polling: Polling | None = None,
+    ) -> None:
+        self.polling = polling or Polling()
         self.platform = platform
         self.guests: list[LiveGuest] = []
         self.lines = lines
@@ -83,6 +91,7 @@ class Service:
         finally:
             memory.close()
         self.guests.append(guest)
+        self._count()
         emulator = guest.emulator
         register = self._selector.register
         register(emulator.console, selectors.EVENT_READ, partial(self._console, guest))
@@ -98,6 +107,7 @@ class Service:
         if guest.ended is not None:
             return
         guest.ended = why
+        self._count()
         emulator = guest.emulator
         self._last_words(guest, emulator)
         for ours in (emulator.console, emulator.interrupts, emulator.bell):
@@ -107,6 +117,11 @@ class Service:
             self._polled.remove(guest)
         emulator.end()
         self.platform.remove_guest(guest.ident)
+
+    def _count(self) -> None:
+        self.polling.machines(
+            sum([guest.board.vcpus for guest in self.guests if guest.ended is None])
+        )
 
     def _last_words(self, guest: LiveGuest, emulator: Emulator) -> None:
         """The emulator may be gone before all of its console was read."""
@@ -155,7 +170,7 @@ class Service:
         due = self._due
         if due:
             timeout = min(timeout, max(0.0, (due[0][0] - time.monotonic_ns()) / 1e9))
-        if self._polled:
+        if self._polled or self.polling.look():
             timeout = 0.0
         for key, _ in self._selector.select(timeout):
             key.data()
@@ -266,6 +281,7 @@ class Service:
         if rest < SOON:
             box.answer(answer)
             self._wake(guest, box)
+            self.polling.served()
         else:
             self._pause(guest, index, answer, debt, rest)
 
