@@ -296,7 +296,7 @@ async def _not_translated(
     call.thread = thread
     call.own_thread = True
     guest.suspended[thread] = call
-    return (smc.OPTEE_SMC_RETURN_RPC_FOREIGN_INTR, 0, 0, thread, *regs[4:])
+    return rpc.foreign_interrupt(thread, regs)
 
 
 async def _resume_own(
@@ -313,7 +313,7 @@ async def _resume_own(
         result = await _translate(core, sys, guest, call)
     call.leaving = False
     if result == memory.PREEMPTED:
-        return (smc.OPTEE_SMC_RETURN_RPC_FOREIGN_INTR, 0, 0, call.thread, *regs[4:])
+        return rpc.foreign_interrupt(call.thread, regs)
     del guest.suspended[call.thread]
     call.own_thread = False
     if result:
@@ -374,7 +374,7 @@ async def _enter(
         call.rpc_function, call.rpc_a1, call.rpc_a2 = rpc.FUNC_FOREIGN_INTR, 0, 0
         call.leaving = False
         guest.suspended[call.thread] = call
-        return (smc.OPTEE_SMC_RETURN_RPC_FOREIGN_INTR, 0, 0, call.thread, *regs[4:])
+        return rpc.foreign_interrupt(call.thread, regs)
     await core.finding(sys, guest, "secure-world", "a call was given up: its thread is not its own")
     # Some thread of the TEE may have the buffers still: they stay with the guest until its end.
     call.buffers, call.walk = [], None

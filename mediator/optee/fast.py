@@ -7,7 +7,6 @@ put there. The TEE gets the client id in a7 and zero in every argument that has 
 
 from __future__ import annotations
 
-from mediator.optee import events
 from mediator.optee.core import OK, Core, Registers
 from mediator.optee.records import Guest
 from mediator.optee.syscalls import Syscalls
@@ -24,39 +23,27 @@ async def calls_count(core: Core, sys: Syscalls, guest: Guest, regs: Registers) 
     return (core.calls_count, *regs[1:])
 
 
-async def _forward(
-    core: Core, sys: Syscalls, guest: Guest, function: int, a1: int = 0
-) -> tuple[int, int, int, int]:
-    if core.sink is not None:
-        sent = (function, a1, 0, 0, 0, 0, 0, guest.client)
-        core.sink(events.Forwarded(guest.id, events.NO_CALL, -1, sent))
-    answer = await sys.smc(function, a1, 0, 0, 0, 0, 0, guest.client)
-    if core.sink is not None:
-        core.sink(events.Answered(guest.id, events.NO_CALL, -1, answer))
-    return answer
-
-
 async def calls_uid(core: Core, sys: Syscalls, guest: Guest, regs: Registers) -> Registers:
     """CALLS_UID: four words, no status."""
-    answer = await _forward(core, sys, guest, smc.OPTEE_SMC_CALLS_UID)
+    answer = await core.fast(sys, guest, smc.OPTEE_SMC_CALLS_UID)
     return (*answer, *regs[4:])
 
 
 async def calls_revision(core: Core, sys: Syscalls, guest: Guest, regs: Registers) -> Registers:
     """CALLS_REVISION: major and minor, no status."""
-    answer = await _forward(core, sys, guest, smc.OPTEE_SMC_CALLS_REVISION)
+    answer = await core.fast(sys, guest, smc.OPTEE_SMC_CALLS_REVISION)
     return (*answer[:2], *regs[2:])
 
 
 async def os_uuid(core: Core, sys: Syscalls, guest: Guest, regs: Registers) -> Registers:
     """GET_OS_UUID: four words, no status."""
-    answer = await _forward(core, sys, guest, smc.OPTEE_SMC_CALL_GET_OS_UUID)
+    answer = await core.fast(sys, guest, smc.OPTEE_SMC_CALL_GET_OS_UUID)
     return (*answer, *regs[4:])
 
 
 async def os_revision(core: Core, sys: Syscalls, guest: Guest, regs: Registers) -> Registers:
     """GET_OS_REVISION: major, minor and, if offered, the build id."""
-    answer = await _forward(core, sys, guest, smc.OPTEE_SMC_CALL_GET_OS_REVISION)
+    answer = await core.fast(sys, guest, smc.OPTEE_SMC_CALL_GET_OS_REVISION)
     count = 3 if core.settings.build_id else 2
     return (*answer[:count], *regs[count:])
 
@@ -68,7 +55,7 @@ async def shm_config(core: Core, sys: Syscalls, guest: Guest, regs: Registers) -
 
 async def thread_count(core: Core, sys: Syscalls, guest: Guest, regs: Registers) -> Registers:
     """GET_THREAD_COUNT: what the guest can use is the smaller of the TEE's and its own limit."""
-    answer = await _forward(core, sys, guest, smc.OPTEE_SMC_GET_THREAD_COUNT)
+    answer = await core.fast(sys, guest, smc.OPTEE_SMC_GET_THREAD_COUNT)
     if answer[0] & M32 != OK:
         return (answer[0], *regs[1:])
     return (answer[0], min(answer[1] & M32, guest.call_limit), *regs[2:])
@@ -78,8 +65,7 @@ async def exchange_capabilities(
     core: Core, sys: Syscalls, guest: Guest, regs: Registers
 ) -> Registers:
     """EXCHANGE_CAPABILITIES: the guest sees what the TEE has *and* the mediator offers."""
-    answer = await _forward(
-        core,
+    answer = await core.fast(
         sys,
         guest,
         smc.OPTEE_SMC_EXCHANGE_CAPABILITIES,
@@ -106,7 +92,7 @@ async def exchange_capabilities(
 
 async def disable_shm_cache(core: Core, sys: Syscalls, guest: Guest, regs: Registers) -> Registers:
     """DISABLE_SHM_CACHE: one cached RPC buffer comes back; it is unpinned before the guest knows."""
-    answer = await _forward(core, sys, guest, smc.OPTEE_SMC_DISABLE_SHM_CACHE)
+    answer = await core.fast(sys, guest, smc.OPTEE_SMC_DISABLE_SHM_CACHE)
     if answer[0] & M32 != OK:
         return (answer[0], *regs[1:])
     buffer = guest.rpc_buffers.get(pair(answer[1], answer[2]))
@@ -117,5 +103,5 @@ async def disable_shm_cache(core: Core, sys: Syscalls, guest: Guest, regs: Regis
 
 async def enable_shm_cache(core: Core, sys: Syscalls, guest: Guest, regs: Registers) -> Registers:
     """ENABLE_SHM_CACHE: status only."""
-    answer = await _forward(core, sys, guest, smc.OPTEE_SMC_ENABLE_SHM_CACHE)
+    answer = await core.fast(sys, guest, smc.OPTEE_SMC_ENABLE_SHM_CACHE)
     return (answer[0], *regs[1:])

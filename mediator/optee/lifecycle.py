@@ -33,30 +33,17 @@ class Probe:
     reason: str
 
 
-async def _own_smc(
-    core: Core, sys: Syscalls, function: int, a1: int = 0
-) -> tuple[int, int, int, int]:
-    """A call of the hypervisor itself: client id 0."""
-    if core.sink is not None:
-        sent = (function, a1, 0, 0, 0, 0, 0, 0)
-        core.sink(events.Forwarded(events.NO_GUEST, events.NO_CALL, -1, sent))
-    answer = await sys.smc(function, a1, 0, 0, 0, 0, 0, 0)
-    if core.sink is not None:
-        core.sink(events.Answered(events.NO_GUEST, events.NO_CALL, -1, answer))
-    return answer
-
-
 async def probe(core: Core, sys: Syscalls) -> Probe:
     """Look for an OP-TEE that keeps guests apart. Client id 0 is the hypervisor's own."""
-    uid = await _own_smc(core, sys, smc.OPTEE_SMC_CALLS_UID)
+    uid = await core.fast(sys, None, smc.OPTEE_SMC_CALLS_UID)
     if tuple(word & M32 for word in uid) != UID:
         return Probe(False, 0, "CALLS_UID is not OP-TEE's")
-    count = await _own_smc(core, sys, smc.OPTEE_SMC_GET_THREAD_COUNT)
+    count = await core.fast(sys, None, smc.OPTEE_SMC_GET_THREAD_COUNT)
     if count[0] != OK:
         return Probe(False, 0, f"GET_THREAD_COUNT answered {count[0]:#x}")
     # Destroying the hypervisor's own id does no harm; only a build without virtualization does not
     # know the call. The comparison has 64 bits: the ABI's unknown-function value is a 32-bit one.
-    gone = await _own_smc(core, sys, smc.OPTEE_SMC_VM_DESTROYED)
+    gone = await core.fast(sys, None, smc.OPTEE_SMC_VM_DESTROYED)
     if gone[0] == UNKNOWN_FUNCTION:
         return Probe(False, 0, "this OP-TEE is built without virtualization")
     core.threads = count[1] & M32
@@ -84,7 +71,7 @@ async def guest_created(core: Core, sys: Syscalls, guest: int, client: int | Non
     record.dying = True  # not served before the TEE knows it
     record.entries += 1  # and not destroyed either
     try:
-        answer = await _own_smc(core, sys, smc.OPTEE_SMC_VM_CREATED, record.client)
+        answer = await core.fast(sys, None, smc.OPTEE_SMC_VM_CREATED, record.client)
     except Exception:
         del core.guests[guest]
         raise
@@ -134,7 +121,7 @@ async def _release_all(core: Core, sys: Syscalls, record: Guest) -> bool:
         await core.release_lingering(sys, record, next(iter(record.lingering)))
     if await sys.should_preempt():
         return False
-    answer = await _own_smc(core, sys, smc.OPTEE_SMC_VM_DESTROYED, record.client)
+    answer = await core.fast(sys, None, smc.OPTEE_SMC_VM_DESTROYED, record.client)
     core.guests.pop(record.id, None)
     if answer[0] & M32 != OK:
         await sys.quarantine(record.id, answer[0])

@@ -45,23 +45,12 @@ TIMED_OUT: Final = tee.TEE_ERROR_BAD_PARAMETERS
 """What a driver answers to a wait whose time is over (Linux ``drivers/tee/optee/rpc.c``)."""
 
 
-async def _ask(core: Core, sys: Syscalls, guest: Guest, function: int) -> tuple[int, int, int, int]:
-    """A fast call of ``guest`` to the TEE."""
-    if core.sink is not None:
-        sent = (function, 0, 0, 0, 0, 0, 0, guest.client)
-        core.sink(events.Forwarded(guest.id, events.NO_CALL, -1, sent))
-    answer = await sys.smc(function, 0, 0, 0, 0, 0, 0, guest.client)
-    if core.sink is not None:
-        core.sink(events.Answered(guest.id, events.NO_CALL, -1, answer))
-    return answer
-
-
 # --- fast calls of the guest ----------------------------------------------------------------
 
 
 async def enable(core: Core, sys: Syscalls, guest: Guest, regs: Registers) -> Registers:
     """ENABLE_ASYNC_NOTIF: from now on the guest listens. What was sent before is not lost."""
-    answer = await _ask(core, sys, guest, smc.OPTEE_SMC_ENABLE_ASYNC_NOTIF)
+    answer = await core.fast(sys, guest, smc.OPTEE_SMC_ENABLE_ASYNC_NOTIF)
     if answer[0] & M32 == OK:
         guest.enables += 1
         guest.notified = True
@@ -81,7 +70,7 @@ async def value(core: Core, sys: Syscalls, guest: Guest, regs: Registers) -> Reg
     if not pending:
         if guest.notified:
             return (OK, 0, 0, *regs[3:])
-        answer = await _ask(core, sys, guest, smc.OPTEE_SMC_GET_ASYNC_NOTIF_VALUE)
+        answer = await core.fast(sys, guest, smc.OPTEE_SMC_GET_ASYNC_NOTIF_VALUE)
         if answer[0] & M32 != OK:
             return (answer[0], *regs[1:])
         return (*answer[:3], *regs[3:])
@@ -136,7 +125,7 @@ async def _drain(core: Core, sys: Syscalls, guest: Guest) -> int:
     guest.entries += 1
     try:
         while True:
-            answer = await _ask(core, sys, guest, smc.OPTEE_SMC_GET_ASYNC_NOTIF_VALUE)
+            answer = await core.fast(sys, guest, smc.OPTEE_SMC_GET_ASYNC_NOTIF_VALUE)
             if answer[0] & M32 != OK or not answer[2] & VALID:
                 break
             number = answer[1] & M32

@@ -111,12 +111,17 @@ async def leave(
     return (*answer, *regs[4:])
 
 
+def foreign_interrupt(thread: int, regs: Registers) -> Registers:
+    """RPC_FOREIGN_INTR: the vCPU takes its interrupts, then comes back to ``thread``."""
+    return (smc.OPTEE_SMC_RETURN_RPC_FOREIGN_INTR, 0, 0, thread, *regs[4:])
+
+
 def _as_interrupt(core: Core, guest: Guest, call: Call, regs: Registers) -> Registers:
     """The guest's registers while the mediator waits for it: a foreign interrupt of its thread."""
     if core.sink is not None:
         left = events.RpcToGuest(guest.id, call.serial, call.thread, FUNC_FOREIGN_INTR, -1)
         core.sink(left)
-    return (smc.OPTEE_SMC_RETURN_RPC_FOREIGN_INTR, 0, 0, call.thread, *regs[4:])
+    return foreign_interrupt(call.thread, regs)
 
 
 def _means(buffer: RpcBuffer, thread: int, refused: int | None) -> bool:
@@ -343,7 +348,7 @@ async def _walk_allocation(
     assert buffer is not None
     result = await memory.walk(core, sys, guest, buffer)
     if result == memory.PREEMPTED:
-        return (smc.OPTEE_SMC_RETURN_RPC_FOREIGN_INTR, 0, 0, call.thread, *regs[4:])
+        return foreign_interrupt(call.thread, regs)
     call.walk = None
     if result:
         reference = buffer.reference

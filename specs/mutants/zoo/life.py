@@ -108,12 +108,12 @@ LIVES = (
             (
                 _RELEASE_ALL,
                 "while record.rpc_buffers:",
-                "answer = await _own_smc(core, sys, smc.OPTEE_SMC_VM_DESTROYED, record.client)\n"
+                "answer = await core.fast(sys, None, smc.OPTEE_SMC_VM_DESTROYED, record.client)\n"
                 "    while record.rpc_buffers:",
             ),
             (
                 _RELEASE_ALL,
-                "return False\n    answer = await _own_smc(core, sys, smc.OPTEE_SMC_VM_DESTROYED,"
+                "return False\n    answer = await core.fast(sys, None, smc.OPTEE_SMC_VM_DESTROYED,"
                 " record.client)\n    core.guests",
                 "return False\n    core.guests",
             ),
@@ -245,7 +245,7 @@ FAST = (
                 _HANDLE,
                 "if handler is None:\n            return None",
                 "if handler is None:\n"
-                "            answer = await fast._forward(core, sys, record, function, regs[1])\n"
+                "            answer = await core.fast(sys, record, function, regs[1])\n"
                 "            return (*answer, *regs[4:])",
             )
         ),
@@ -259,7 +259,7 @@ FAST = (
         plant=edits(
             (
                 "mediator.optee.fast:enable_shm_cache",
-                "answer = await _forward(core, sys, guest, smc.OPTEE_SMC_ENABLE_SHM_CACHE)",
+                "answer = await core.fast(sys, guest, smc.OPTEE_SMC_ENABLE_SHM_CACHE)",
                 "answer = await sys.smc(smc.OPTEE_SMC_ENABLE_SHM_CACHE, *regs[1:])",
             )
         ),

@@ -81,8 +81,8 @@ MUTANTS = (
             (_ENABLE, "        await _drain(core, sys, guest)\n", ""),
             (
                 _ENABLE,
-                "answer = await _ask",
-                "await _drain(core, sys, guest)\n    answer = await _ask",
+                "answer = await core.fast",
+                "await _drain(core, sys, guest)\n    answer = await core.fast",
             ),
         ),
     ),
