@@ -187,6 +187,7 @@ def live(
     show_console: bool,
     as_json: bool,
     deployment: str,
+    app: Path | None,
     require_isolation: bool,
     cache: Path | None,
     name: str,
@@ -198,6 +199,8 @@ def live(
     """
     if ctx.invoked_subcommand is not None:
         return
+    # An emulator that is started later would inherit the one processor.
+    home = attrs.evolve(chosen(deployment, app, require_isolation), pinned=False)
     try:
         files = bundle.load(bundle.cache_folder(cache), name)
         steps: tuple[str, ...] = STEPS
@@ -217,8 +220,7 @@ def live(
                 mediator=mediator_settings(classic, notifications),
                 secure_world=SecureWorldSettings(threads=threads),
                 checkers=bool(faults) if checkers is None else checkers,
-                # An emulator that is started later would inherit the one processor.
-                deployment=attrs.evolve(chosen(deployment, require_isolation), pinned=False),
+                deployment=home,
             ),
             conduit=conduit,
             steps=steps,

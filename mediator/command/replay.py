@@ -11,9 +11,9 @@ from typing import Final
 
 import click
 
-from mediator.command.deployment_options import chosen, deployment_options
+from mediator.command.deployment_options import chosen, deployment_options, isolation
 from mediator.command.progress import FileProgress
-from mediator.deployment.choice import EL0_APP
+from mediator.deployment.choice import EL0_APP, Deployment
 from mediator.deployment.el0_app.launch import LaunchError
 from specs.replay import report
 from specs.replay.mediated import replay_as_mediator
@@ -31,7 +31,8 @@ Examples:
   optee-mediator replay session.jsonl
   optee-mediator replay --self-check 100 --seed 7 *.jsonl.gz
   optee-mediator replay --as secure-world session.jsonl
-  optee-mediator replay --deployment el0-app session.jsonl
+  optee-mediator replay --deployment el0-app --require-isolation session.jsonl
+  optee-mediator replay --deployment el0-app --self-check 100 session.jsonl
   optee-mediator replay --json *.jsonl | jq '.traces[] | {file, events, transparent}'
 
 \b
@@ -82,6 +83,7 @@ def replay(
     show: int,
     as_json: bool,
     deployment: str,
+    app: Path | None,
     require_isolation: bool,
 ) -> None:
     """Replay recorded traffic between a normal world and OP-TEE.
@@ -91,10 +93,11 @@ def replay(
     our mediator in between must be transparent. As secure world, our simulated OP-TEE answers the
     recorded calls.
     """
-    home = chosen(deployment, require_isolation)
-    if home.name == EL0_APP and (part != report.MEDIATOR or plants):
+    home = chosen(deployment, app, require_isolation)
+    if home.name == EL0_APP and part != report.MEDIATOR:
         raise click.UsageError(
-            f"--deployment {EL0_APP} is for --as {report.MEDIATOR} without --self-check"
+            f"--deployment {EL0_APP} makes no sense with --as {part}: the recorded normal world talks to "
+            "our secure world, and no mediator takes part"
         )
     results: list[report.Result] = []
     checks: list[SelfCheck | None] = []
@@ -109,7 +112,7 @@ def replay(
                     result = replay_as_mediator(trace, progress=progress.update, deployment=home)
                 else:
                     result = replay_as_secure_world(trace, progress=progress.update)
-                checks.append(_check(trace, part, plants, seed, progress.update))
+                checks.append(_check(trace, part, plants, seed, progress.update, home))
                 results.append(result)
             except TraceError as error:
                 errors.append(error)
@@ -117,7 +120,7 @@ def replay(
                 click.echo(f"error: {report.printable(str(error))}", err=True)
                 sys.exit(2)
     if as_json:
-        click.echo(json.dumps(report.as_json(results, checks, errors), indent=2))
+        click.echo(json.dumps(report.as_json(results, checks, errors, isolation(home)), indent=2))
     else:
         for line in report.as_text(results, checks, show):
             click.echo(line)
@@ -127,9 +130,16 @@ def replay(
 
 
 def _check(
-    trace: Trace, part: str, plants: int, seed: int, progress: Callable[[int], None]
+    trace: Trace,
+    part: str,
+    plants: int,
+    seed: int,
+    progress: Callable[[int], None],
+    home: Deployment,
 ) -> SelfCheck | None:
     if not plants:
         return None
     as_mediator = part == report.MEDIATOR
-    return self_check(trace, plants, seed, progress=progress, as_mediator=as_mediator)
+    return self_check(
+        trace, plants, seed, progress=progress, as_mediator=as_mediator, deployment=home
+    )

@@ -17,9 +17,8 @@ import click
 from rich.console import Console
 from rich.status import Status
 
-from mediator.command.deployment_options import chosen, deployment_options
+from mediator.command.deployment_options import chosen, deployment_options, isolation
 from mediator.command.run_tables import new_console, print_result
-from mediator.deployment.choice import EL0_APP, isolation_of
 from mediator.deployment.el0_app import events as app_events
 from mediator.deployment.el0_app.launch import LaunchError
 from mediator.guest import events as guest_events
@@ -62,6 +61,7 @@ Examples:
   optee-mediator run builtin:interleave --seed 7
   optee-mediator run my_scenario.toml --quiet
   optee-mediator run --deployment el0-app --require-isolation
+  optee-mediator run --deployment el0-app --app my_app.toml
   optee-mediator run --json | jq '.guests[] | {name, outcome, calls}'
   optee-mediator run --list
 
@@ -99,6 +99,7 @@ def run(
     verbose: int,
     list_: bool,
     deployment: str,
+    app: Path | None,
     require_isolation: bool,
 ) -> None:
     """Simulate guests, mediator and OP-TEE from a scenario and report what happened.
@@ -107,7 +108,7 @@ def run(
     program checks its own results, and the invariants of mediation are watched all the time. A seed
     reproduces a run exactly: the digest over all events is the same.
     """
-    home = chosen(deployment, require_isolation)
+    home = chosen(deployment, app, require_isolation)
     if list_:
         _list(as_json_)
         return
@@ -132,12 +133,11 @@ def run(
                 picture.attach(simulation.machine)
             with _Shown(plan, quiet) as shown:
                 result = simulation.execute(shown.update)
-            apps = isolation_of(simulation.platform.tee) if deployment == EL0_APP else None
     except (ScenarioError, TraceError, LaunchError, _Unwritable) as error:
         _unusable(str(error))
     except Exception as error:
         _failed(plan, used, error, as_json_, verbose)
-    _print(result, as_json_, quiet, time.monotonic() - started, trace_path, apps)
+    _print(result, as_json_, quiet, time.monotonic() - started, trace_path, isolation(home))
     sys.exit(0 if result.ok else 1)
 
 

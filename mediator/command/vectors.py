@@ -12,7 +12,7 @@ from typing import Final
 import attrs
 import click
 
-from mediator.command.deployment_options import chosen, deployment_options
+from mediator.command.deployment_options import chosen, deployment_options, isolation
 from mediator.command.progress import FileProgress
 from mediator.deployment.choice import Deployment
 from mediator.deployment.el0_app.launch import LaunchError
@@ -72,6 +72,7 @@ def vectors(
     show: int,
     as_json: bool,
     deployment: str,
+    app: Path | None,
     require_isolation: bool,
 ) -> None:
     """Check golden vector FILEs, plain or gzip, recognised by their content.
@@ -80,7 +81,7 @@ def vectors(
     structure layouts and register tables. A vector of kind quirk that differs is reported with the
     rule that explains it and does not fail the check.
     """
-    home = chosen(deployment, require_isolation)
+    home = chosen(deployment, app, require_isolation)
     pool = AppPool()
     targets = _Targets(attrs.evolve(home, pool=pool))
     book = rules()
@@ -99,7 +100,7 @@ def vectors(
             finally:
                 targets.close()
     pool.close()
-    _print(results, errors, book, preset, strict_quirks, show, as_json)
+    _print(results, errors, book, preset, strict_quirks, show, as_json, isolation(home))
     sys.exit(report.exit_code(results, errors))
 
 
@@ -130,9 +131,10 @@ def _print(
     strict_quirks: bool,
     show: int,
     as_json: bool,
+    apps: list[dict[str, object]] | None,
 ) -> None:
     if as_json:
-        document = report.as_json(results, errors, book, preset, strict_quirks)
+        document = report.as_json(results, errors, book, preset, strict_quirks, apps)
         click.echo(json.dumps(document, indent=2))
     else:
         for line in report.as_text(results, book, show):

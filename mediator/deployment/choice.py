@@ -9,6 +9,7 @@ from attrs import frozen
 
 from mediator.deployment.el0_app.deployment import El0App
 from mediator.deployment.el0_app.instance import Charge
+from mediator.deployment.el0_app.launch import Arena, Isolation, Launcher, Running, launch
 from mediator.deployment.el0_app.manifest import Manifest
 from mediator.deployment.el0_app.pool import AppPool
 from mediator.deployment.el0_app.server import SharedShadows
@@ -25,6 +26,34 @@ NAMES: Final = (IN_HYPERVISOR, EL0_APP)
 AnyDeployment = InHypervisor | El0App
 
 
+class Launches:
+    """Starts apps, and notes what each process was seen to be: ``isolation``, in order."""
+
+    def __init__(self) -> None:
+        self.isolation: list[Isolation] = []
+
+    def __call__(
+        self,
+        manifest: Manifest,
+        arena: Arena,
+        settings: bytes,
+        offers: int,
+        *,
+        cpu: int | None,
+        require_isolation: bool,
+    ) -> Running:
+        """As :func:`~mediator.deployment.el0_app.launch.launch`."""
+        running = launch(
+            manifest, arena, settings, offers, cpu=cpu, require_isolation=require_isolation
+        )
+        self.isolation.append(running.isolation)
+        return running
+
+    def as_json(self) -> list[dict[str, object]]:
+        """For ``--json``."""
+        return [isolation.as_json() for isolation in self.isolation]
+
+
 @frozen
 class Deployment:
     """A deployment by name. The rest is for an app: its manifest (``None``: the OP-TEE mediator),
@@ -36,6 +65,7 @@ class Deployment:
     require_isolation: bool = False
     pinned: bool = True
     pool: AppPool | None = None
+    launcher: Launcher = launch
 
     def make(
         self,
@@ -66,6 +96,7 @@ class Deployment:
             pinned=self.pinned,
             charge=charge,
             pool=self.pool,
+            launcher=self.launcher,
         )
 
 

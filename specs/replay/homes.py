@@ -77,6 +77,7 @@ class AppHome:
             require_isolation=home.require_isolation,
             pinned=home.pinned,
             pool=home.pool,
+            launcher=home.launcher,
             secure_call=secure_call,
         )
 

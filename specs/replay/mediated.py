@@ -497,7 +497,18 @@ def replay_as_mediator(
     deployment: Deployment | None = None,
 ) -> MediatorResult:
     """Replay a trace with our mediator between its two worlds, in the home of ``deployment``."""
-    replay = MediatorReplay(trace, settings, progress=progress, deployment=deployment)
+    return replay_with(trace, settings, None, progress, deployment)
+
+
+def replay_with(
+    trace: Trace,
+    settings: MediatorSettings | None,
+    plant: Plant | None,
+    progress: Callable[[int], None] | None,
+    deployment: Deployment | None,
+) -> MediatorResult:
+    """The same, where ``plant`` may interfere; the mediator's home is left in the end."""
+    replay = MediatorReplay(trace, settings, plant, progress, deployment)
     try:
         return replay.run()
     finally:

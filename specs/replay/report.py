@@ -291,16 +291,22 @@ def as_json(
     results: Sequence[Result],
     checks: Sequence[SelfCheck | None],
     errors: Sequence[TraceError],
+    apps: list[dict[str, object]] | None = None,
 ) -> dict[str, object]:
-    """The whole report; ``specs/replay/report.schema.json`` describes it."""
+    """The whole report; ``specs/replay/report.schema.json`` describes it.
+
+    ``apps``: isolation of each process, if the mediator lived in one of its own.
+    """
     traces: list[dict[str, object]] = []
     for result, check in zip(results, checks, strict=True):
         one = _mediator_json(result) if isinstance(result, MediatorResult) else _secure_json(result)
         one["self_check"] = _check_json(check)
         traces.append(one)
+    lived = {} if apps is None else {"apps": apps}
     return {
         "format": FORMAT,
         "version": VERSION,
+        **lived,
         "exit": exit_code(results, checks, errors),
         "traces": traces,
         "rules": [

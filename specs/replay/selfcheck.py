@@ -15,13 +15,14 @@ from typing import Final
 
 import attrs
 
+from mediator.deployment.choice import Deployment
 from mediator.optee.settings import MediatorSettings
 from specs.replay.chain import Step
 from specs.replay.compare import FULL, Field, Item, Space
 from specs.replay.conductor import Answer
 from specs.replay.faults import FAULTS, Alteration
 from specs.replay.judge import Sight
-from specs.replay.mediated import ANSWERED, FORWARDED, MediatorReplay
+from specs.replay.mediated import ANSWERED, FORWARDED, MediatorReplay, replay_with
 from specs.replay.reader import Trace
 from specs.replay.records import BufferContent, Call, Content, ListPage, Return
 from specs.replay.simulated import SecureReplay
@@ -301,16 +302,18 @@ def self_check(
     progress: Progress | None = None,
     *,
     as_mediator: bool = True,
+    deployment: Deployment | None = None,
 ) -> SelfCheck:
     """Plant ``number`` single-bit changes and, as mediator, ``number`` mediator errors into a trace.
 
     The kinds of error take turns, as do the two sides; a kind that cannot happen in this trace (no
-    page list, say) leaves its turn to the others. The same seed plants the same errors.
+    page list, say) leaves its turn to the others. The same seed plants the same errors,
+    wherever the mediator lives (``deployment``).
     """
     if not as_mediator:
         return _secure_check(trace, number, seed, progress)
     count = _Count()
-    MediatorReplay(trace, settings, count, progress).run()
+    replay_with(trace, settings, count, progress, deployment)
     random = Random(seed)
     bits: dict[int, int] = {}
     sides = [points for points in count.points.values() if points]
@@ -324,7 +327,7 @@ def self_check(
         chosen = faults.setdefault(random.choice(points), {})
         chosen[kind] = chosen.get(kind, 0) + 1
     planting = _Planting(bits, faults, random)
-    MediatorReplay(trace, settings, planting, progress).run()
+    replay_with(trace, settings, planting, progress, deployment)
     return SelfCheck(trace.path, seed, tuple(planting.planted))
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, cast
 
 from specs.rules import RuleBook
 from specs.vectors.case import Case, FileResult, Verdict
@@ -92,14 +92,20 @@ def as_json(
     book: RuleBook,
     preset: str,
     strict_quirks: bool,
+    apps: list[dict[str, object]] | None = None,
 ) -> dict[str, JsonValue]:
-    """The report for programs; ``report.schema.json`` describes it."""
+    """The report for programs; ``report.schema.json`` describes it.
+
+    ``apps``: isolation of each process, if the mediator lived in one of its own.
+    """
+    lived = {} if apps is None else {"apps": cast("JsonValue", apps)}
     used = sorted(
         {name for result in results for case in result.cases for name in case.explained_by}
     )
     return {
         "format": FORMAT,
         "version": VERSION,
+        **lived,
         "preset": preset,
         "strict_quirks": strict_quirks,
         **{

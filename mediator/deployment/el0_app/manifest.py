@@ -173,6 +173,31 @@ def _sources() -> Iterator[tuple[str, Path]]:
             yield os.path.relpath(path, Path(spec.origin).parent.parent), path
 
 
+def check_image(manifest: Manifest, file: str) -> None:
+    """Whether the program of the manifest in ``file`` can be started, and is the one that it names.
+
+    Raises :class:`ManifestError`. The same is checked at every start.
+    """
+    if is_python(manifest):
+        module = manifest.program.removeprefix(PYTHON)
+        try:
+            known = importlib.util.find_spec(module) is not None
+        except (ImportError, ValueError):
+            known = False
+        if not known:
+            raise ManifestError(file, "program", f"there is no module {module!r}")
+    path = Path(command(manifest)[0])
+    try:
+        found = image_hash(manifest)
+    except OSError as error:
+        reason = f"{path} cannot be read: {error.strerror or error}"
+        raise ManifestError(file, "program", reason) from error
+    if not os.access(path, os.X_OK):
+        raise ManifestError(file, "program", f"{path} may not be executed")
+    if manifest.sha256 is not None and found != manifest.sha256:
+        raise ManifestError(file, "sha256", f"that of {manifest.program} is {found}")
+
+
 # --- the file -------------------------------------------------------------------------------------
 
 _KEYS: Final = frozenset(
