@@ -11,19 +11,33 @@ from __future__ import annotations
 import random
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import attrs
 
 from mediator.hypervisor.host import FaultPlan
 from mediator.live.guest import LiveGuest
-from mediator.live.result import BROKE, HUNG, KILLED, MISSED, SURVIVED, GuestResult
+from mediator.live.initramfs import AGAIN, SERVED
+from mediator.live.result import (
+    BROKE,
+    FAIL,
+    HUNG,
+    KILLED,
+    MISSED,
+    SERVED_AGAIN,
+    SURVIVED,
+    GuestResult,
+    is_known,
+)
 from secure_world.fault import Registers4, Registers8
 from smccc.constants import optee_smc as smc
 from smccc.wire import HEADER_SIZE, MESSAGE, PARAM_SIZE
 
 KILL: Final = "kill"
+KILL_APP: Final = "kill-app"
+"""The process that the mediator lives in is killed when the secure world has answered in that call; where
+the mediator does not ask it, right before the call."""
 NO_INTERRUPTS: Final = "no-interrupts"
 LATE_INTERRUPTS: Final = "late-interrupts"
 DROP_INTERRUPT: Final = "drop-interrupt"
@@ -134,8 +148,8 @@ FORGERIES: Final[Mapping[str, Callable[[random.Random, int, bytes], bytes]]] = {
 }
 """The secure world writes this to memory instead of what it would, in all of the call."""
 
-KINDS: Final = (KILL, *INTERRUPTS, *REFUSALS, *LIES, *FORGERIES)
-_ONCE: Final = (KILL, *INTERRUPTS)
+KINDS: Final = (KILL, KILL_APP, *INTERRUPTS, *REFUSALS, *LIES, *FORGERIES)
+_ONCE: Final = (KILL, KILL_APP, *INTERRUPTS)
 MAX_CALLS: Final = 1_000_000
 
 
@@ -178,6 +192,11 @@ class Saboteur:
         self._forgery: Callable[[random.Random, int, bytes], bytes] | None = None
         self._drop = 0
         self._drop_notification = 0
+        self._kill_app = False
+        self.kill_app: Callable[[], None] | None = None
+        """Ends the process of the mediator."""
+        self.struck = 0
+        """How often it did."""
         self.plan = FaultPlan()
         self.done: list[PlannedFault] = []
         self.interrupts = True
@@ -185,8 +204,15 @@ class Saboteur:
         self.late = 0
         """ns by which they are late."""
 
+    def stop(self) -> None:
+        """Nothing more goes wrong."""
+        self._left.clear()
+        self._lasting.clear()
+        self._kill_app = False
+
     def before(self, guest: LiveGuest) -> bool:
         """A call of ``guest`` is about to be served; ``True``: kill the guest instead."""
+        self._end_app()  # the last call never asked the secure world
         self._lie = self._forgery = None
         if guest.ident != self._ident:
             return False
@@ -210,6 +236,8 @@ class Saboteur:
             self._drop += 1
         elif kind == DROP_NOTIFICATION:
             self._drop_notification += 1
+        elif kind == KILL_APP:
+            self._kill_app = True
         elif kind in REFUSALS:
             self.plan.fail(REFUSALS[kind])
         elif kind in FORGERIES:
@@ -236,8 +264,15 @@ class Saboteur:
         self._drop_notification -= 1
         return True
 
+    def _end_app(self) -> None:
+        if self._kill_app and self.kill_app is not None:
+            self._kill_app = False
+            self.struck += 1
+            self.kill_app()
+
     def answer(self, _call: Registers8, registers: Registers4) -> Registers4:
         """See :class:`secure_world.fault.Fault`."""
+        self._end_app()
         if self._lie is None:
             return registers
         lie, self._lie = self._lie, None
@@ -252,10 +287,23 @@ class Saboteur:
 
 def verdict(result: GuestResult, saboteur: Saboteur) -> str:
     """What became of the guest that the faults were for."""
-    if result.alarms:
+    if any(not is_known(alarm) for alarm in result.alarms):
         return BROKE
     if any(fault.kind == KILL for fault in saboteur.done):
         return KILLED
-    if not saboteur.done:
+    if not saboteur.done or (kills_app(saboteur.done) and not saboteur.struck):
         return MISSED
-    return SURVIVED if result.finished else HUNG
+    if not result.finished:
+        return HUNG
+    return SERVED_AGAIN if kills_app(saboteur.done) and served_again(result) else SURVIVED
+
+
+def kills_app(faults: Iterable[PlannedFault]) -> bool:
+    """Whether one of them ends the mediator's process, so that the driver must probe again."""
+    return any(fault.kind == KILL_APP for fault in faults)
+
+
+def served_again(result: GuestResult) -> bool:
+    """Whether the driver probed again, and the whole workload passed afterwards."""
+    again = [check for check in result.checks if check.name.startswith(AGAIN)]
+    return any(c.name == SERVED for c in again) and all(c.state != FAIL for c in again)

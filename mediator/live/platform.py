@@ -8,6 +8,8 @@ memory. So a translation that is missing anywhere reaches no RAM, or that of the
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
@@ -16,6 +18,7 @@ import attrs
 from mediator.checkers.standard import standard_watch
 from mediator.checkers.watch import Watch
 from mediator.deployment.choice import Deployment
+from mediator.deployment.el0_app.deployment import El0App
 from mediator.deployment.face import DONE, Preempted
 from mediator.hypervisor.bus import SecureBus
 from mediator.hypervisor.host import ReferenceHost
@@ -179,6 +182,12 @@ class LivePlatform:
     def close(self) -> None:
         """End the processes of the mediator, if it has any."""
         self.tee.close()
+
+    def kill_app(self) -> None:
+        """Kill the process that the mediator lives in, as anything on this machine might."""
+        if isinstance(self.tee, El0App):
+            for isolation in self.tee.isolation:
+                os.kill(isolation.pid, signal.SIGKILL)
 
     def add_guest(self, name: str, ram: memoryview) -> int:
         """A guest whose RAM is ``ram``; its id. :class:`LiveError` if there is no room for it.

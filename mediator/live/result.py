@@ -4,25 +4,27 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import attrs
 
+from mediator.deployment.choice import IN_HYPERVISOR
 from mediator.live.guest import LiveGuest
 from mediator.live.initramfs import MARK
 
 OK, FAIL, SKIP, INFO = "ok", "fail", "skip", "info"
 _STATES: Final = (OK, FAIL, SKIP, INFO)
-SURVIVED, HUNG, BROKE, KILLED, MISSED = (
+SURVIVED, SERVED_AGAIN, HUNG, BROKE, KILLED, MISSED = (
     "the driver survived",
+    "the driver probed again and was served",
     "the guest hung",
     "the kernel complained",
     "the guest was killed",
     "the call was never made",
 )
 """Verdicts about a guest that faults were planned for."""
-SURVIVORS: Final = (SURVIVED, KILLED)
+SURVIVORS: Final = (SURVIVED, SERVED_AGAIN, KILLED)
 """Those that are no finding."""
 FORMAT: Final = "optee-mediator-live-result"
 VERSION: Final = 1
@@ -75,7 +77,9 @@ class Result:
     """The whole run. Times of our part of a call are in microseconds; ``processor`` and ``emulators``
     are seconds of processor time of this process and of theirs.
 
-    ``faults`` were planned for the first guest; ``verdict`` says what became of it.
+    ``faults`` were planned for the first guest; ``verdict`` says what became of it. ``deployment``: where the
+    mediator lived; ``apps``: the isolation of each process of it that was seen running; ``deaths`` of such a
+    process; ``log``: what the mediator and its hypervisor said.
     """
 
     guests: tuple[GuestResult, ...]
@@ -93,21 +97,50 @@ class Result:
     pins: int
     faults: tuple[str, ...] = ()
     verdict: str = ""
+    deployment: str = IN_HYPERVISOR
+    apps: tuple[Mapping[str, object], ...] = ()
+    deaths: int = 0
+    log: tuple[str, ...] = ()
 
     @property
     def good(self) -> bool:
         """No failed check, no alarm of a kernel, no violated invariant."""
-        if self.violations:
+        if self.violations or self.deaths > deaths_planned(self.faults):
             return False
         if self.faults:
             # The first guest is the victim: failed checks are what it is for, its end is not.
-            well = self.verdict in SURVIVORS
-            return well and not any(guest.problems for guest in self.guests[1:])
+            well = self.verdict == SERVED_AGAIN if self.deaths else self.verdict in SURVIVORS
+            return well and not any(self.disturbed(guest) for guest in self.guests[1:])
         return not any(guest.problems for guest in self.guests)
+
+    def disturbed(self, guest: GuestResult) -> tuple[str, ...]:
+        """Problems that a guest beside the victim must not have.
+
+        With the app that they share dies the TEE of all of them: then it is enough that the others
+        come to an end, with failed checks.
+        """
+        if not self.deaths:
+            return guest.problems
+        alarms = tuple([alarm for alarm in guest.alarms if not is_known(alarm)])
+        return alarms if guest.finished else (*alarms, f"did not finish: {guest.ended}")
 
     def as_json(self) -> dict[str, object]:
         """Plain data, with the format's name and version first."""
         return {"format": FORMAT, "version": VERSION, "good": self.good, **attrs.asdict(self)}
+
+
+def deaths_planned(faults: Sequence[str]) -> int:
+    """How often the faults let the mediator's process die."""
+    return sum(fault.startswith("kill-app@") for fault in faults)
+
+
+def is_known(alarm: str) -> bool:
+    """Whether a complaint of the kernel is the driver's way to say that a call failed.
+
+    ``optee_bus_scan`` (``drivers/tee/optee/core.c``) wraps its enumeration of devices in ``WARN_ON``, so every error
+    of an invoke in it is printed as a warning of the kernel. Nothing is broken by it.
+    """
+    return "WARNING: CPU" in alarm and "optee_bus_scan" in alarm
 
 
 def of_guest(guest: LiveGuest, seconds: float, *, finished: bool) -> GuestResult:

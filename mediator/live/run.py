@@ -14,10 +14,13 @@ from typing import Final
 
 import attrs
 
+from mediator.deployment.choice import EL0_APP
+from mediator.deployment.el0_app.deployment import El0App
+from mediator.deployment.el0_app.launch import Isolation
 from mediator.hypervisor.machine_events import VirqPending
 from mediator.live import client, initramfs, result
 from mediator.live.bundle import KERNEL, Bundle
-from mediator.live.faults import PlannedFault, Saboteur, verdict
+from mediator.live.faults import KILL_APP, PlannedFault, Saboteur, kills_app, verdict
 from mediator.live.guest import LineSink, LiveGuest
 from mediator.live.image import HVC, SMC, Software
 from mediator.live.initramfs import Contents
@@ -33,6 +36,8 @@ from secure_world.ta import TaRegistry
 
 DEFAULT_SECONDS: Final = 60.0
 """What a run may take; a workload takes 5 on an idle machine."""
+MAX_LOG: Final = 1000
+"""Lines that are kept of what the mediator says."""
 PATIENCE: Final = 7 * 24 * 3600.0
 """Seconds that a person may sit at a console."""
 KERNEL_ARGUMENTS: Final = "console=ttyAMA0 panic=-1 loglevel=5 nokaslr cryptomgr.notests"
@@ -59,11 +64,15 @@ NOT_NEEDED: Final = (
 user runs in a guest may need them, and gets them."""
 
 
+_OVER: Final = f"{initramfs.MARK} {initramfs.RECOVERY} "
+
+
 @attrs.frozen(kw_only=True)
 class RunSettings:
     """A run. ``arguments``: more words for the kernel's command line. ``kernel``: an Image instead of
     the bundle's, whose modules must fit it. ``trace``: a file for Perfetto.
-    ``quiet``: end a guest that has made a call, and then neither called nor printed for so many seconds."""
+    ``recover``: let the driver probe again after the steps, and do them once more; so it is when a fault
+    ends the mediator's process. ``quiet``: end a guest that has made a call, and then neither called nor printed for so many seconds."""
 
     guests: int = 1
     board: BoardSettings = attrs.field(factory=BoardSettings)
@@ -76,6 +85,7 @@ class RunSettings:
     files: Mapping[str, tuple[bytes, int]] = attrs.field(factory=dict, repr=False)
     seconds: float = DEFAULT_SECONDS
     quiet: float | None = None
+    recover: bool = False
     record: Path | None = None
     trace: Path | None = None
     kernel: bytes | None = attrs.field(default=None, repr=False)
@@ -100,6 +110,8 @@ class Run:
     ) -> None:
         if settings.conduit == HVC and at_el3(settings.board):
             raise LiveError(f"bell {settings.board.bell}: a board without EL2 has no {HVC}")
+        if kills_app(settings.faults) and settings.platform.deployment.name != EL0_APP:
+            raise LiveError(f"{KILL_APP} needs the deployment {EL0_APP}: there is no app to kill")
         begin_device_tree(settings.board)
         self.settings = settings
         self.files = files
@@ -111,17 +123,22 @@ class Run:
         if settings.trace is not None:
             trace = LiveTrace(settings.trace, settings.platform.mediator.client_id_base)
             sinks = (*sinks, trace.sink)
+        self._log: list[str] = []
         self.platform = LivePlatform(
             settings.platform,
             sinks=sinks,
             registry=_own_registry(registry),
             inject=self._inject,
             fault=self.saboteur,
+            log=self._said,
         )
+        self._apps: dict[int, Isolation] = {}
+        self._see_apps()
         if trace is not None:
             trace.begin(self.platform.monitor)
             self._files.push(trace)
-        self.service = Service(self.platform, lines=lines)
+        self._lines = lines
+        self.service = Service(self.platform, lines=self._heard)
         self.platform.registry.register(
             make_notifier(self.platform.secure_world, self.service.after)
         )
@@ -129,12 +146,14 @@ class Run:
             self.platform.lost = self.saboteur.notification
             self.platform.host.faults = self.saboteur.plan
             self.service.before = self.saboteur.before
+            self.saboteur.kill_app = self.platform.kill_app
         self.service.times = []
         contents = Contents(
             steps=settings.steps,
             notifications=self.platform.offers_notifications,
             commands=settings.commands,
             shell=settings.shell,
+            recover=settings.recover or kills_app(settings.faults),
             workload=workload,
             images=self.platform.registry.images(),
             files=settings.files,
@@ -151,6 +170,21 @@ class Run:
         self._ended: dict[int, float] = {}
         self._signs: dict[int, tuple[tuple[int, int], float]] = {}
         """By guest: how many calls and lines there have been, and since when that is so."""
+
+    def _see_apps(self) -> None:
+        """Note what the processes of the mediator that run now are."""
+        if isinstance(self.platform.tee, El0App):
+            self._apps.update({app.pid: app for app in self.platform.tee.isolation})
+
+    def _heard(self, guest: LiveGuest, line: str) -> None:
+        if self.saboteur is not None and line.startswith(_OVER) and guest.ident == 0:
+            self.saboteur.stop()
+        if self._lines is not None:
+            self._lines(guest, line)
+
+    def _said(self, ident: int, text: str) -> None:
+        if len(self._log) < MAX_LOG:
+            self._log.append(f"guest{ident + 1}: {text}" if ident >= 0 else text)
 
     def _inject(self, ident: int, intid: int) -> None:
         late = 0 if self.saboteur is None else self.saboteur.interrupt(ident)
@@ -238,6 +272,8 @@ class Run:
         median, slowest = result.microseconds(self.service.times or [])
         board = self.settings.board
         ours, theirs = map(operator.sub, _processor(), self._used)
+        tee = self.platform.tee
+        self._see_apps()
         return result.Result(
             guests=guests,
             release=self.files.release,
@@ -254,6 +290,10 @@ class Run:
             faults=tuple(map(str, self.settings.faults)),
             verdict="" if self.saboteur is None else verdict(guests[0], self.saboteur),
             pins=sum(self.platform.host.pinned(guest.ident) for guest in self.service.guests),
+            deployment=self.settings.platform.deployment.name,
+            apps=tuple([app.as_json() for app in self._apps.values()]),
+            deaths=tee.deaths if isinstance(tee, El0App) else 0,
+            log=tuple(self._log),
         )
 
 

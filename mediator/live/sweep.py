@@ -15,7 +15,7 @@ import attrs
 
 from mediator.live.bundle import Bundle
 from mediator.live.faults import PlannedFault
-from mediator.live.result import MISSED, Result
+from mediator.live.result import MISSED, SERVED_AGAIN, Result
 from mediator.live.run import RunSettings, execute
 
 FORMAT: Final = "optee-mediator-live-sweep"
@@ -26,7 +26,8 @@ VERSION: Final = 1
 class Attempt:
     """One fault. ``failed``: checks of the victim that failed; ``alarms``: its kernel's complaints.
 
-    ``disturbed``: problems of the other guests; ``pins``: pages still pinned after the end.
+    ``disturbed``: problems of the other guests; ``pins``: pages still pinned after the end; ``deaths``:
+    processes of the mediator that died.
     """
 
     fault: str
@@ -38,11 +39,17 @@ class Attempt:
     disturbed: tuple[str, ...]
     violations: tuple[str, ...]
     pins: int
+    deaths: int = 0
 
     @property
     def good(self) -> bool:
-        """Our side is well: whatever the driver does is a finding about the driver."""
-        return not (self.disturbed or self.violations or self.pins)
+        """Our side is well: whatever the driver does is a finding about the driver.
+
+        But if the mediator itself died, the driver must be served again.
+        """
+        if self.disturbed or self.violations or self.pins:
+            return False
+        return not self.deaths or self.verdict == SERVED_AGAIN
 
 
 @attrs.frozen(kw_only=True)
@@ -54,11 +61,13 @@ class Sweep:
     vcpus: int
     conduit: str
     bell: str
+    deployment: str
     attempts: tuple[Attempt, ...]
 
     @property
     def good(self) -> bool:
-        """No other guest was disturbed, no invariant violated, no page left pinned."""
+        """No other guest was disturbed, no invariant violated, no page left pinned, nobody lost the TEE
+        for good."""
         return all(attempt.good for attempt in self.attempts)
 
     @property
@@ -87,9 +96,12 @@ def attempt_of(fault: PlannedFault, result: Result) -> Attempt:
         calls=victim.calls,
         failed=tuple([check.name for check in victim.checks if check.state == "fail"]),
         alarms=victim.alarms,
-        disturbed=tuple([f"{guest.name}: {text}" for guest in others for text in guest.problems]),
+        disturbed=tuple(
+            [f"{guest.name}: {text}" for guest in others for text in result.disturbed(guest)]
+        ),
         violations=result.violations,
         pins=result.pins,
+        deaths=result.deaths,
     )
 
 
@@ -123,5 +135,6 @@ def sweep(
         vcpus=settings.board.vcpus,
         conduit=settings.conduit,
         bell=settings.board.bell,
+        deployment=settings.platform.deployment.name,
         attempts=tuple(attempts),
     )

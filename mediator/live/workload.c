@@ -3,7 +3,7 @@
  * The built-in client of a live guest: every kind of call a libteec program makes, each one a test of
  * its own. Prints a line for each, which mediator/live/workload.py reads:
  *   @@ <test> ok|fail|skip <microseconds> <detail>
- * Arguments: names of tests; without any, all but "bench".
+ * Arguments: names of tests; without any, all but "bench". $again goes before the names that are printed.
  */
 #include <pthread.h>
 #include <stdarg.h>
@@ -545,8 +545,10 @@ static const struct {
 int main(int count, char **names)
 {
     int failures = 0;
+    const char *again = getenv("again");
+    again = again ? again : "";
     if (TEEC_InitializeContext(NULL, &context)) {
-        printf("@@ context fail 0 no TEE\n");
+        printf("@@ %scontext fail 0 no TEE\n", again);
         return 1;
     }
     for (unsigned i = 0; i < sizeof tests / sizeof *tests; i++) {
@@ -558,7 +560,7 @@ int main(int count, char **names)
         detail[0] = skipped = 0;
         double before = seconds();
         int good = tests[i].run();
-        printf("@@ %s %s %.0f %s\n", tests[i].name, good ? "ok" : skipped ? "skip" : "fail",
+        printf("@@ %s%s %s %.0f %s\n", again, tests[i].name, good ? "ok" : skipped ? "skip" : "fail",
                (seconds() - before) * 1e6, detail);
         fflush(stdout);
         failures += !good && !skipped;

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Protocol, cast
 
+from mediator.deployment.el0_app import events as app_events
 from mediator.guest import events as guest_events
 from mediator.hypervisor import events as host_events
 from mediator.hypervisor import machine_events
@@ -46,6 +47,16 @@ MARK: Final = 100
 
 NEAR: Final = 10
 """ns by which an arrow's end may be drawn late so that it does not go back in time."""
+
+APPS: Final = (
+    app_events.AppStarted,
+    app_events.AppDied,
+    app_events.AppGivenUp,
+    app_events.GuestLost,
+    app_events.PartitionCleaned,
+    app_events.PartitionRenewed,
+)
+"""What happens to a mediator that lives in a process of its own."""
 
 TEE_RANGES: Final = (0x32, 0xB2, 0xBF)
 """Top bytes of function ids that go to the mediator."""
@@ -127,6 +138,7 @@ class Picture:
             tee_events.SessionOpened: self._session_opened,
             tee_events.TaPanicked: self._ta_panicked,
             guest_events.ClientCall: self._client_call,
+            **dict.fromkeys(APPS, self._app),
         }
 
     # --- whose track -----------------------------------------------------------------------------
@@ -306,6 +318,16 @@ class Picture:
         guest, rule, detail = cast("events.Finding", event)
         name = printable(f"finding, {self._who(guest)}: {rule}")
         self._file.instant(self._here(MEDIATOR), name, time, args(detail=printable(detail)))
+
+    def _app(self, time: int, event: Event) -> None:
+        names: tuple[str, ...] = getattr(event, "_fields", ())
+        told = {name: str(value) for name, value in zip(names, event, strict=True)}
+        told = {name: printable(value) for name, value in told.items()}
+        track = self._here(MEDIATOR)
+        if isinstance(event, app_events.AppDied):
+            # What it asked of OP-TEE it has not heard the answer to.
+            self._file.end(track, "tee", time, args(answer="the app died"))
+        self._file.instant(track, type(event).__name__, time, args(**told))
 
     def _breach(self, time: int, event: Event) -> None:
         client = cast("host_events.BusBreach", event).client

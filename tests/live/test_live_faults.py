@@ -6,12 +6,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
+import attrs
 import pytest
 
 from mediator.live import run
 from mediator.live.bundle import Bundle
 from mediator.live.faults import (
     FORGERIES,
+    KILL_APP,
     KINDS,
     LATE,
     LIES,
@@ -21,8 +23,17 @@ from mediator.live.faults import (
     verdict,
 )
 from mediator.live.guest import LiveGuest
-from mediator.live.initramfs import PROBE, RNG, UNLOAD
-from mediator.live.result import BROKE, HUNG, KILLED, MISSED, SURVIVED, Check, GuestResult
+from mediator.live.initramfs import PROBE, RNG, SERVED, UNLOAD
+from mediator.live.result import (
+    BROKE,
+    HUNG,
+    KILLED,
+    MISSED,
+    SERVED_AGAIN,
+    SURVIVED,
+    Check,
+    GuestResult,
+)
 from smccc.message import Message, Param, parse_message
 
 REGS = (0,) * 8
@@ -179,6 +190,62 @@ def test_verdicts() -> None:
     killer = Saboteur((PlannedFault("kill", 1),))
     strike(killer, Calls())
     assert verdict(result("boot"), killer) == KILLED
+
+
+def killing(number: int) -> tuple[Saboteur, list[int]]:
+    """One that kills the app at a call, and how many answers it had seen by then."""
+    saboteur = Saboteur((PlannedFault(KILL_APP, number),))
+    killed: list[int] = []
+    saboteur.kill_app = lambda: killed.append(saboteur.struck)
+    return saboteur, killed
+
+
+def test_the_app_dies_once_the_secure_world_has_answered() -> None:
+    saboteur, killed = killing(2)
+    guest = Calls()
+    for expected in (0, 1, 1):
+        assert not strike(saboteur, guest)
+        saboteur.answer(REGS, (0, 0, 0, 0))
+        saboteur.answer(REGS, (0, 0, 0, 0))
+        assert len(killed) == expected
+
+
+def test_the_app_dies_before_the_next_call_if_the_secure_world_was_not_asked() -> None:
+    saboteur, killed = killing(1)
+    victim = Calls()
+    strike(saboteur, victim)
+    assert not killed
+    strike(saboteur, Calls(ident=1))  # whoever makes it
+    assert killed
+    saboteur, killed = killing(1)
+    strike(saboteur, Calls())
+    saboteur.stop()
+    strike(saboteur, Calls())
+    assert not killed
+    assert verdict(result("end"), saboteur) == MISSED
+
+
+SCAN = "[    2.0] WARNING: CPU: 0 PID: 9 at drivers/tee/optee/core.c:71 optee_bus_scan+0x30/0x40"
+
+
+def test_verdicts_after_the_death_of_an_app() -> None:
+    saboteur, _ = killing(1)
+    strike(saboteur, Calls())
+    saboteur.answer(REGS, (0, 0, 0, 0))
+    assert verdict(result("end"), saboteur) == SURVIVED
+    assert verdict(result("boot"), saboteur) == HUNG
+    assert verdict(result(SERVED, "end"), saboteur) == SERVED_AGAIN
+    # The driver's own way to say that it could not enumerate devices; any other complaint is one.
+    assert verdict(result(SERVED, "end", alarms=(SCAN,)), saboteur) == SERVED_AGAIN
+    assert verdict(result(SERVED, "end", alarms=(SCAN, "BUG: x")), saboteur) == BROKE
+    failed = attrs.evolve(
+        result(SERVED, "end"),
+        checks=(
+            Check(name="again-load", state="fail", microseconds=0, detail=""),
+            *result(SERVED, "end").checks,
+        ),
+    )
+    assert verdict(failed, saboteur) == SURVIVED
 
 
 @pytest.mark.timeout(60)

@@ -13,10 +13,20 @@ import pytest
 from click.testing import CliRunner
 
 from mediator.command import main
+from mediator.deployment.choice import EL0_APP
 from mediator.live import bundle, sweep
 from mediator.live.bundle import Bundle
 from mediator.live.faults import PlannedFault
-from mediator.live.result import HUNG, KILLED, MISSED, SURVIVED, Check, GuestResult, Result
+from mediator.live.result import (
+    HUNG,
+    KILLED,
+    MISSED,
+    SERVED_AGAIN,
+    SURVIVED,
+    Check,
+    GuestResult,
+    Result,
+)
 from mediator.live.run import RunSettings
 
 
@@ -89,6 +99,43 @@ def test_a_victim_may_fail_but_nobody_else() -> None:
     bad = guest("guest2", problems=("hwrng: failed",))
     assert not result(victim, bad, verdict=KILLED, faults=("kill@1",)).good
     assert not result(victim).good
+
+
+APP = {"layers": {"seccomp": True}, "complete": True, "image_sha256": "0" * 64}
+
+
+def test_the_death_of_an_app_is_in_the_result() -> None:
+    died = attrs.evolve(
+        result(guest("guest1", "probe"), verdict=SERVED_AGAIN, faults=("kill-app@7",)),
+        deployment=EL0_APP,
+        apps=(APP, APP),
+        deaths=1,
+        log=("guest1: app 0 has died: closed",),
+    )
+    validator("result").validate(written(died.as_json()))
+    assert died.good
+    # Served again is the least; and nobody may die who was not told to.
+    assert not attrs.evolve(died, verdict=SURVIVED).good
+    assert not attrs.evolve(died, deaths=2).good
+    assert not attrs.evolve(died, faults=()).good
+    attempt = sweep.attempt_of(PlannedFault("kill-app", 7), died)
+    assert attempt.good
+    assert not sweep.attempt_of(
+        PlannedFault("kill-app", 7), attrs.evolve(died, verdict=SURVIVED)
+    ).good
+
+
+def test_other_guests_of_a_dead_app_need_only_come_to_an_end() -> None:
+    lost = guest("guest2", "probe", problems=("probe: failed",))
+    died = attrs.evolve(
+        result(guest("guest1"), lost, verdict=SERVED_AGAIN, faults=("kill-app@7",)), deaths=1
+    )
+    assert died.disturbed(lost) == ("did not finish: switched off",)
+    assert not died.good
+    lost = attrs.evolve(lost, checks=(*lost.checks, END))
+    assert died.disturbed(lost) == ()
+    assert attrs.evolve(died, guests=(guest("guest1"), lost)).good
+    assert died.disturbed(attrs.evolve(lost, alarms=("BUG: x",))) == ("BUG: x",)
 
 
 def test_a_sweep_goes_on_until_a_call_is_never_made(

@@ -34,7 +34,8 @@ from smccc.constants import optee_smc as smc
 M32: Final = 0xFFFF_FFFF
 
 MAX_RESTARTS: Final = 3
-"""Apps in a row that died before they had served anything for a guest; the next is not started."""
+"""Apps in a row that died before they had served anything for a guest; the next is not started. Also: tries
+to start one."""
 
 LAST_CLIENT: Final = 0xFFFF
 """The highest client id (OP-TEE looks at 16 bits). New ids of the control domain count down from it,
@@ -159,12 +160,15 @@ class Supervisor:
                 instance, f"{self._deaths} apps in a row died before they served anything"
             )
             return None
-        try:
-            fresh = self._starter.start()
-        except (LaunchError, AppGone) as error:
-            self._give_up(instance, str(error))
-            return None
-        return fresh
+        reason = ""
+        for _ in range(MAX_RESTARTS):
+            # A machine that is too busy for one start may have the time for the next.
+            try:
+                return self._starter.start()
+            except (LaunchError, AppGone) as error:
+                reason = str(error)
+        self._give_up(instance, reason)
+        return None
 
     def renew(self, instance: Instance) -> None:
         """Give the control domain, if it was lost, a new partition in ``instance``."""
