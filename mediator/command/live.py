@@ -234,7 +234,7 @@ def live(
             faults=tuple(map(parse_fault, faults)),
             kernel=None if kernel is None else kernel.read_bytes(),
         )
-        progress = _Progress(show_console)
+        progress = _Consoles(show_console)
         # What is there now stays: a look at all of it in the middle of a call takes 20 ms.
         gc.collect()
         gc.freeze()
@@ -270,7 +270,7 @@ def _addition(text: str) -> tuple[str, tuple[bytes, int]]:
     return target, (path.read_bytes(), path.stat().st_mode & 0o777)
 
 
-class _Progress:
+class _Consoles:
     """Consoles of the guests, if anybody wants them."""
 
     def __init__(self, show: bool) -> None:

@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TaskID
+from rich.status import Status
 
 PROGRESS_AFTER: Final = 2.0
 """Seconds after which progress is shown; what is quicker needs none."""
@@ -58,3 +59,35 @@ class FileProgress:
         """``done`` of ``total`` units are behind us."""
         self.total = total
         self.update(done)
+
+
+class StatusLine:
+    """A sentence on how far something is: it changes in place on a terminal, elsewhere it is said now
+    and then. ``first``: what it says before anything is known."""
+
+    def __init__(self, first: str, *, quiet: bool = False) -> None:
+        self._first = first
+        self._quiet = quiet
+        self._shown = time.monotonic()
+        self._console = Console(stderr=True, markup=False, highlight=False)
+        self._status: Status | None = None
+
+    def __enter__(self) -> StatusLine:
+        if not self._quiet and self._console.is_terminal:
+            self._status = self._console.status(self._first)
+            self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def update(self, text: str) -> None:
+        """Say ``text`` now, if it is time."""
+        if self._quiet:
+            return
+        if self._status is not None:
+            self._status.update(text)
+        elif time.monotonic() - self._shown > PROGRESS_AFTER:
+            click.echo(text, err=True)
+            self._shown = time.monotonic()

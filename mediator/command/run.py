@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
-from rich.console import Console
-from rich.status import Status
 
 from mediator.command.deployment_options import chosen, deployment_options, isolation
+from mediator.command.progress import StatusLine
 from mediator.command.run_tables import new_console, print_result
 from mediator.deployment.el0_app import events as app_events
 from mediator.deployment.el0_app.launch import LaunchError
@@ -49,9 +48,6 @@ from specs.replay.records import TraceError
 
 if TYPE_CHECKING:
     from structlog.typing import WrappedLogger
-
-PROGRESS_AFTER: Final = 2.0
-"""Seconds between two lines of progress where there is no terminal; what is quicker needs none."""
 
 EXAMPLES: Final = """
 \b
@@ -131,8 +127,9 @@ def run(
             stack.callback(simulation.close)
             if picture is not None:
                 picture.attach(simulation.machine)
-            with _Shown(plan, quiet) as shown:
-                result = simulation.execute(shown.update)
+            title = f"simulating {printable(plan.name)}"
+            with StatusLine(title, quiet=quiet) as shown:
+                result = simulation.execute(lambda far: shown.update(_how_far(title, far)))
     except (ScenarioError, TraceError, LaunchError, _Unwritable) as error:
         _unusable(str(error))
     except Exception as error:
@@ -229,39 +226,11 @@ def _listeners(
 # Progress and log
 
 
-class _Shown:
-    """Progress on standard error: live on a terminal, otherwise a line now and then."""
-
-    def __init__(self, plan: Scenario, quiet: bool) -> None:
-        self._name = printable(plan.name)
-        self._quiet = quiet
-        self._shown = time.monotonic()
-        self._console = Console(stderr=True, markup=False, highlight=False)
-        self._status: Status | None = None
-
-    def __enter__(self) -> _Shown:
-        if not self._quiet and self._console.is_terminal:
-            self._status = self._console.status(f"simulating {self._name}")
-            self._status.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._status is not None:
-            self._status.stop()
-
-    def update(self, progress: Progress) -> None:
-        """Show how far the run is."""
-        if self._quiet:
-            return
-        text = (
-            f"simulating {self._name}: {progress.time / 1e6:,.1f} ms of virtual time, "
-            f"{progress.calls:,} calls, {progress.done} of {progress.guests} guests done"
-        )
-        if self._status is not None:
-            self._status.update(text)
-        elif time.monotonic() - self._shown > PROGRESS_AFTER:
-            click.echo(text, err=True)
-            self._shown = time.monotonic()
+def _how_far(title: str, progress: Progress) -> str:
+    return (
+        f"{title}: {progress.time / 1e6:,.1f} ms of virtual time, {progress.calls:,} calls, "
+        f"{progress.done} of {progress.guests} guests done"
+    )
 
 
 class _Log:

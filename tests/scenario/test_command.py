@@ -13,8 +13,7 @@ import pytest
 import structlog
 from click.testing import CliRunner, Result
 
-from mediator.command import main, versions
-from mediator.command import run as command
+from mediator.command import main, progress, versions
 from mediator.scenario import report as reports
 from mediator.scenario.run import Run
 from tests.scenario.support import ALPHA, HEADER, TRACES, schema
@@ -279,7 +278,7 @@ def test_help_has_examples() -> None:
 
 
 def test_progress_without_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "PROGRESS_AFTER", -1.0)
+    monkeypatch.setattr(progress, "PROGRESS_AFTER", -1.0)
     file = saved(tmp_path, ALPHA + VALUES)
     result = call(file)
     assert re.search(r"^simulating test: .* ms of virtual time, \d+ calls, ", result.stderr)
