@@ -15,9 +15,7 @@ Exit code 1 if a ratio misses its target by more than 15 %.
 
 from __future__ import annotations
 
-import argparse
 import gc
-import json
 import statistics
 import struct
 import sys
@@ -27,14 +25,12 @@ from typing import NamedTuple
 
 import construct
 
+from benchmarks._report import Report, gate, gate_lines, passed, run, time_lines
 from smccc import declarations
 from smccc.message import parse_message
 from smccc.wire import MESSAGE, pack_message, pack_message_into, unpack_message
 
 ROUNDS = 9
-SLACK = 1.15
-"""A gate fails at the target times this, against noise; the report shows the target itself."""
-
 FAST_LOOPS = 4_000
 SLOW_LOOPS = 60
 
@@ -133,10 +129,6 @@ class Gate(NamedTuple):
     target: float
     at_least: bool = False
 
-    def holds(self, ratio: float, slack: float) -> bool:
-        """Whether the ratio is within the target and the slack."""
-        return ratio >= self.target / slack if self.at_least else ratio <= self.target * slack
-
 
 GATES = (
     Gate("hot path", "hot", "W", 2.0),
@@ -164,56 +156,37 @@ def measure(rounds: int) -> list[dict[str, float]]:
     return results
 
 
-def report(results: list[dict[str, float]]) -> dict[str, object]:
+def report(results: list[dict[str, float]]) -> Report:
     """Medians of the variants, and of each gate's ratio within a round."""
     times = {name: statistics.median([timed[name] for timed in results]) * 1e6 for name in VARIANTS}
-    gates = []
-    for gate in GATES:
-        ratio = statistics.median([timed[gate.over] / timed[gate.under] for timed in results])
-        gates.append(
-            {
-                "name": gate.name,
-                "ratio": round(ratio, 3),
-                "of": f"{gate.over} / {gate.under}",
-                "target": gate.target,
-                "at_least": gate.at_least,
-                "target_met": gate.holds(ratio, 1.0),
-                "passed": gate.holds(ratio, SLACK),
-            }
+    gates = [
+        gate(
+            wanted.name,
+            statistics.median([timed[wanted.over] / timed[wanted.under] for timed in results]),
+            wanted.target,
+            of=f"{wanted.over} / {wanted.under}",
+            at_least=wanted.at_least,
         )
+        for wanted in GATES
+    ]
     return {
         "benchmark": "codec",
         "rounds": len(results),
         "microseconds": {name: round(value, 3) for name, value in times.items()},
         "gates": gates,
-        "passed": all(gate["passed"] for gate in gates),
+        "passed": passed(gates),
     }
 
 
-def table(found: dict[str, object]) -> str:
+def table(found: Report) -> str:
     """The report for people."""
-    microseconds, gates = found["microseconds"], found["gates"]
-    assert isinstance(microseconds, dict)
-    assert isinstance(gates, list)
-    lines = ["parse + build of a message with 4 parameters", ""]
-    lines += [f"  {name:<16}{value:>9.2f} us" for name, value in microseconds.items()]
-    lines += ["", f"  {'gate':<32}{'ratio':>8}  target"]
-    for gate in gates:
-        bound = "at least" if gate["at_least"] else "at most"
-        verdict = "" if gate["target_met"] else "  missed" if gate["passed"] else "  FAILED"
-        ratio = f"{gate['ratio']:.2f}"
-        lines.append(f"  {gate['name']:<32}{ratio:>8}  {bound} {gate['target']:g}{verdict}")
-    return "\n".join(lines)
+    lines = ["parse + build of a message with 4 parameters", "", *time_lines(found["microseconds"])]
+    return "\n".join([*lines, "", *gate_lines(found["gates"], "gate")])
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    options = parser.parse_args(arguments)
-    found = report(measure(max(options.rounds, 1)))
-    print(json.dumps(found) if options.json else table(found))
-    return 0 if found["passed"] else 1
+def main() -> int:
+    """Measure, print, and say whether all gates hold."""
+    return run(__doc__, lambda options: report(measure(options.rounds)), table, rounds=ROUNDS)
 
 
 if __name__ == "__main__":

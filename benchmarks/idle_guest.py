@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import struct
 import sys
 import tracemalloc
 from collections.abc import Callable
 
+from benchmarks._report import run
 from mediator.guest.cpu import GuestCpu
 from mediator.hypervisor.guest import GuestSpec, RamExtent
 from mediator.hypervisor.host import ReferenceHost
@@ -144,15 +144,19 @@ def table(found: dict[str, object]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print JSON")
+def main() -> int:
+    """Measure, print, and say whether the target holds."""
+    return run(
+        __doc__,
+        lambda options: measure(max(options.guests, 1)),
+        table,
+        rounds=1,  # nothing is timed
+        more=_guests,
+    )
+
+
+def _guests(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guests", type=int, default=GUESTS)
-    parser.add_argument("--rounds", type=int, help="ignored: nothing is timed")
-    options = parser.parse_args(arguments)
-    found = measure(max(options.guests, 1))
-    print(json.dumps(found) if options.json else table(found))
-    return 0 if found["passed"] else 1
 
 
 if __name__ == "__main__":

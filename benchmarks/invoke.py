@@ -13,9 +13,7 @@ Exit code 1 if a ratio is above its target times 1.15.
 
 from __future__ import annotations
 
-import argparse
 import gc
-import json
 import statistics
 import struct
 import sys
@@ -24,6 +22,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 from uuid import UUID
 
+from benchmarks._report import Report, gate, gate_lines, passed, run, time_lines
 from mediator.deployment.choice import Deployment
 from mediator.guest.cpu import GuestCpu
 from mediator.hypervisor.core import MachineSettings
@@ -40,8 +39,6 @@ from smccc.wire import MESSAGE
 ROUNDS = 9
 CALL_TARGET = 16.0
 """Times S, for both call styles."""
-SLACK = 1.15
-"""A gate fails at the target times this, against noise; the report shows the target itself."""
 CALLS = 300
 BASELINE_LOOPS = 4_000
 WAKE = 40
@@ -244,57 +241,37 @@ GATES = tuple(
 )
 
 
-def report(results: list[dict[str, float]]) -> dict[str, object]:
+def report(results: list[dict[str, float]]) -> Report:
     """Medians of the variants, and of each gate's ratio within a round."""
     times = {name: statistics.median([t[name] for t in results]) * 1e6 for name in results[0]}
-    gates: list[dict[str, object]] = []
-    for gate in GATES:
-        ratio = statistics.median([timed[gate.over] / timed[gate.under] for timed in results])
-        gates.append(
-            {
-                "name": gate.name,
-                "ratio": round(ratio, 3),
-                "of": f"{gate.over} / {gate.under}",
-                "target": gate.target,
-                "target_met": ratio <= gate.target,
-                "passed": ratio <= gate.target * SLACK,
-            }
+    gates = [
+        gate(
+            wanted.name,
+            statistics.median([timed[wanted.over] / timed[wanted.under] for timed in results]),
+            wanted.target,
+            of=f"{wanted.over} / {wanted.under}",
         )
+        for wanted in GATES
+    ]
     return {
         "benchmark": "invoke",
         "rounds": len(results),
         "microseconds": {name: round(value, 2) for name, value in times.items()},
         "gates": gates,
-        "passed": all(gate["passed"] for gate in gates),
+        "passed": passed(gates),
     }
 
 
-def table(found: dict[str, object]) -> str:
+def table(found: Report) -> str:
     """The report for people."""
-    microseconds, gates = found["microseconds"], found["gates"]
-    assert isinstance(microseconds, dict)
-    assert isinstance(gates, list)
     lines = ["one invoke, guest to TA and back (processor time)", ""]
-    lines += [f"  {name:<36}{value:>9.2f} us" for name, value in microseconds.items()]
-    lines += ["", f"  {'gate':<44}{'ratio':>8}  target"]
-    for gate in gates:
-        verdict = "" if gate["passed"] else "  BREACH"
-        note = "" if gate["target_met"] else "  (above the target, within the slack)"
-        lines.append(
-            f"  {gate['name']:<44}{gate['ratio']:>8.2f}  <= {gate['target']}{verdict or note}"
-        )
-    return "\n".join(lines)
+    lines += time_lines(found["microseconds"])
+    return "\n".join([*lines, "", *gate_lines(found["gates"], "gate")])
 
 
 def main() -> int:
     """Measure, print, and say whether all gates hold."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--json", action="store_true", help="print JSON only")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds to measure (9)")
-    options = parser.parse_args()
-    found = report(measure(options.rounds))
-    print(json.dumps(found, indent=2) if options.json else table(found))
-    return 0 if found["passed"] else 1
+    return run(__doc__, lambda options: report(measure(options.rounds)), table, rounds=ROUNDS)
 
 
 if __name__ == "__main__":

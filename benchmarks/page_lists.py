@@ -21,9 +21,7 @@ Exit code 1 if a ratio misses its target by more than 15 %.
 
 from __future__ import annotations
 
-import argparse
 import gc
-import json
 import statistics
 import struct
 import sys
@@ -34,6 +32,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks._report import SLACK, run
 from mediator.deployment.choice import AnyDeployment, Deployment
 from mediator.deployment.face import Completed, Done
 from mediator.hypervisor import pages, stage2
@@ -50,9 +49,6 @@ TABLE = 512 * 1024
 """Pages of the guest (2 GiB) and entries of the baseline's table."""
 
 ROUNDS = 9
-SLACK = 1.15
-"""A gate fails at the target times this, against noise; the report shows the target itself."""
-
 PIN_TARGET = 6.0
 UNPIN_TARGET = 4.0
 REGISTER_TARGET = 9.0
@@ -323,12 +319,12 @@ def small_lists(rounds: int) -> list[dict[str, float]]:
 
         times = max(20, 2000 // count)
         row = {"entries": float(count)}
-        for name, run in (("loop", loop), ("arrays", arrays)):
+        for name, way in (("loop", loop), ("arrays", arrays)):
             samples = []
             for _ in range(rounds):
                 start = CLOCK()
                 for _ in range(times):
-                    run()
+                    way()
                 samples.append((CLOCK() - start) / times * 1e6)
             row[name] = round(statistics.median(samples), 2)
         rows.append(row)
@@ -359,14 +355,9 @@ def table(found: dict[str, object]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    options = parser.parse_args(arguments)
-    found = measure(max(options.rounds, 1))
-    print(json.dumps(found) if options.json else table(found))
-    return 0 if found["passed"] else 1
+def main() -> int:
+    """Measure, print, and say whether the targets hold."""
+    return run(__doc__, lambda options: measure(options.rounds), table, rounds=ROUNDS)
 
 
 if __name__ == "__main__":

@@ -18,14 +18,13 @@ Exit code 1 if a ratio is above its target times 1.15.
 
 from __future__ import annotations
 
-import argparse
 import gc
-import json
 import statistics
 import struct
 import sys
 import time
 
+from benchmarks._report import Report, gate, gate_lines, passed, run, time_lines
 from mediator.deployment.face import Completed, Done
 from mediator.deployment.in_hypervisor import InHypervisor
 from mediator.host import PAGE_SIZE
@@ -47,8 +46,6 @@ WARM_UP = 24
 """First wake-ups, not counted: those of the small queue have all been holders then."""
 SIZES = (10, 10_000)
 TARGET = 1.2
-SLACK = 1.15
-"""A gate fails at the target times this, against noise; the report shows the target itself."""
 GUESTS = 4
 RAM = 0x4000_0000
 KEY_BASE = 0x40
@@ -209,7 +206,7 @@ class Queue:
         return command
 
 
-def measure(rounds: int) -> dict[str, object]:
+def measure(rounds: int) -> Report:
     """Medians over interleaved wake-ups."""
     gates = []
     rows: dict[str, float] = {}
@@ -233,49 +230,27 @@ def measure(rounds: int) -> dict[str, object]:
         for size, median in zip(SIZES, medians, strict=True):
             rows[f"{name}, {size:,} waiters"] = round(median / 1e3, 2)
         ratio = medians[1] / medians[0]
-        gates.append(
-            {
-                "name": f"{name}: {SIZES[1]:,} waiters to {SIZES[0]}",
-                "ratio": round(ratio, 3),
-                "target": TARGET,
-                "target_met": ratio <= TARGET,
-                "passed": ratio <= TARGET * SLACK,
-            }
-        )
+        gates.append(gate(f"{name}: {SIZES[1]:,} waiters to {SIZES[0]}", ratio, TARGET))
     return {
         "benchmark": "wakeups",
         "rounds": rounds,
         "guests": GUESTS,
         "microseconds": rows,
         "gates": gates,
-        "passed": all(gate["passed"] for gate in gates),
+        "passed": passed(gates),
     }
 
 
-def table(found: dict[str, object]) -> str:
+def table(found: Report) -> str:
     """The report for people."""
-    rows, gates = found["microseconds"], found["gates"]
-    assert isinstance(rows, dict)
-    assert isinstance(gates, list)
-    lines = [f"microseconds of one wake-up, {GUESTS} guests, median of {found['rounds']}", ""]
-    lines += [f"  {name:<44}{value:>8.2f}" for name, value in rows.items()]
-    lines.append("")
-    for gate in gates:
-        note = "" if gate["target_met"] else "  (above the target, within the slack)"
-        verdict = note if gate["passed"] else "  BREACH"
-        lines.append(f"  {gate['name']:<44}{gate['ratio']:>8.2f}  <= {gate['target']}{verdict}")
-    return "\n".join(lines)
+    lines = [f"one wake-up, {GUESTS} guests, median of {found['rounds']}", ""]
+    lines += time_lines(found["microseconds"])
+    return "\n".join([*lines, "", *gate_lines(found["gates"], "gate")])
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main() -> int:
     """Measure, print, and say whether the targets hold."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    options = parser.parse_args(arguments)
-    found = measure(max(options.rounds, 1))
-    print(json.dumps(found) if options.json else table(found))
-    return 0 if found["passed"] else 1
+    return run(__doc__, lambda options: measure(options.rounds), table, rounds=ROUNDS)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks._report import Report, gate, gate_lines, passed, run, time_lines
 from benchmarks.compiled.build import INTO, ROOT, build
 from benchmarks.compiled.modules import HOT
 
@@ -89,63 +90,48 @@ def measure(tree: Path, rounds: int) -> list[dict[str, float]]:
     return results
 
 
-def report(results: list[dict[str, float]]) -> dict[str, object]:
+def report(results: list[dict[str, float]]) -> Report:
     """Medians of the variants, and of each ratio within a round."""
     times = {name: statistics.median([t[name] for t in results]) * 1e6 for name in results[0]}
-    gates: list[dict[str, object]] = []
+    gates: list[Report] = []
     for mode in MODES:
         for style in STYLES:
             over, under = (f"{kind}, {mode}, {style}" for kind in KINDS)
             ratio = statistics.median([timed[over] / timed[under] for timed in results])
             target = TARGET if mode == GATED else None
-            gates.append(
-                {
-                    "name": f"compiled, {mode}, {style}",
-                    "ratio": round(ratio, 3),
-                    "of": f"{over} / {under}",
-                    "target": target,
-                    "target_met": target is None or ratio >= target,
-                    "passed": target is None or ratio >= target,
-                }
-            )
+            name, of = f"compiled, {mode}, {style}", f"{over} / {under}"
+            gates.append(gate(name, ratio, target, of=of, at_least=True, slack=1.0))
     return {
         "benchmark": "compiled",
         "rounds": len(results),
         "microseconds": {name: round(value, 2) for name, value in times.items()},
         "gates": gates,
-        "passed": all(gate["passed"] for gate in gates),
+        "passed": passed(gates),
     }
 
 
-def table(found: dict[str, object]) -> str:
+def table(found: Report) -> str:
     """The report for people."""
-    microseconds, gates = found["microseconds"], found["gates"]
-    assert isinstance(microseconds, dict)
-    assert isinstance(gates, list)
     lines = ["one invoke, guest to TA and back (processor time)", ""]
-    lines += [f"  {name:<44}{value:>9.2f} us" for name, value in microseconds.items()]
-    lines += ["", f"  {'times faster':<44}{'ratio':>8}  target"]
-    for gate in gates:
-        target = "none" if gate["target"] is None else f">= {gate['target']}"
-        verdict = "" if gate["passed"] else "  BREACH"
-        lines.append(f"  {gate['name']:<44}{gate['ratio']:>8.2f}  {target}{verdict}")
-    return "\n".join(lines)
+    lines += time_lines(found["microseconds"])
+    return "\n".join([*lines, "", *gate_lines(found["gates"], "times faster")])
 
 
 def main() -> int:
     """Build, measure, print, and say whether the gates hold."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--json", action="store_true", help="print JSON only")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds to measure ({ROUNDS})")
-    parser.add_argument("--tree", type=Path, default=INTO, help="compiled tree (build/compiled)")
-    options = parser.parse_args()
-    tree = options.tree.resolve()
-    with contextlib.redirect_stdout(sys.stderr):
-        if build(tree):
-            return 1
-    found = report(measure(tree, options.rounds))
-    print(json.dumps(found, indent=2) if options.json else table(found))
-    return 0 if found["passed"] else 1
+
+    def measured(options: argparse.Namespace) -> Report:
+        tree: Path = options.tree.resolve()
+        with contextlib.redirect_stdout(sys.stderr):
+            if build(tree):
+                raise SystemExit(1)
+        return report(measure(tree, options.rounds))
+
+    def more(parser: argparse.ArgumentParser) -> None:
+        told = "compiled tree (build/compiled)"
+        parser.add_argument("--tree", type=Path, default=INTO, help=told)
+
+    return run(__doc__, measured, table, rounds=ROUNDS, more=more)
 
 
 if __name__ == "__main__":
