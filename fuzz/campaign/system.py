@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from random import Random
-from typing import Final, cast
+from typing import Final
 
 import attrs
 
@@ -23,19 +22,17 @@ from fuzz.campaign.cell import FOREIGN_PAGES, NOTIFICATION, RAM, Cell, CellPlan
 from fuzz.campaign.coverage import Coverage
 from fuzz.campaign.faults import Denials, FaultyMonitor, Liar
 from fuzz.campaign.operations import OPERATIONS
-from fuzz.campaign.plan import LinuxPlan, Strike, SystemPlan, draw_plan
-from fuzz.platform import ipa_of
-from mediator.checkers.verdict import Event, Handler, Report, Violation
+from fuzz.campaign.plan import LinuxPlan, SystemPlan, draw_plan
+from fuzz.campaign.strikes import Strikes
+from mediator.checkers.verdict import Violation
 from mediator.guest.driver_settings import DriverSettings
 from mediator.guest.guest import Guest, GuestSettings
 from mediator.guest.kernel import RESCHEDULE_SGI
 from mediator.host import PAGE_SHIFT, PAGE_SIZE
-from mediator.hypervisor import machine_events
 from mediator.hypervisor.guest import GuestSpec, GuestState, RamExtent
 from mediator.hypervisor.machine import Created
 from mediator.hypervisor.scheduler import Mode, RunEnd
-from mediator.hypervisor.stage2 import ABSENT, FOREIGN_RW, OWN_RO, OWN_RW
-from mediator.optee import events
+from mediator.hypervisor.stage2 import OWN_RO
 from mediator.scenario.platform import Platform, PlatformError, PlatformSettings
 from secure_world.apps import default_registry
 from smccc.constants import optee_smc as smc
@@ -53,8 +50,6 @@ LONGEST: Final = 2_000_000_000
 LATEST: Final = 3_000_000_000
 """Virtual ns after which whoever still waits waits for ever."""
 LINUX_RAM: Final = ((0x4000_0000, 512),)
-NEVER_RAM: Final = 0x9000_0000
-"""IPA where pages that change hands appear with their new owner."""
 MAX_PROBLEMS: Final = 20
 
 _SPOILS_ANSWERS: Final = ("bad resume", "scribble", "bad message")
@@ -87,9 +82,9 @@ class System:
         self._registry = default_registry()
         self._registry.register(Requester)
         self.monitor = FaultyMonitor(
-            Random(rng.getrandbits(64)), plan.lost_notifications, plan.preempted, self._count
+            Random(rng.getrandbits(64)), plan.lost_notifications, plan.preempted, self.count
         )
-        self._liar = Liar(Random(rng.getrandbits(64)), plan.lie, self._count) if plan.lie else None
+        self._liar = Liar(Random(rng.getrandbits(64)), plan.lie, self.count) if plan.lie else None
         self._virqs = Random(rng.getrandbits(64))
         self._coverage: Coverage | None = None
         self.platform = Platform(
@@ -112,8 +107,8 @@ class System:
         watch = self.platform.watch
         assert watch is not None
         watch.add(self.coverage)
-        watch.add(_Strikes(self))
-        self._denials = Denials(Random(rng.getrandbits(64)), plan.deny, self._count)
+        watch.add(Strikes(self))
+        self._denials = Denials(Random(rng.getrandbits(64)), plan.deny, self.count)
         if plan.deny:
             self.host.faults = self._denials
         if plan.lost_virqs:
@@ -124,14 +119,14 @@ class System:
         self.cells: dict[int, Cell] = {}
         self.linux: dict[int, tuple[LinuxPlan, Guest]] = {}
         self._cells = [Cell(cell, rng.getrandbits(48), OPERATIONS, images) for cell in plan.cells]
-        self._order: list[int] = []
+        self.order: list[int] = []
         self.involved: dict[int, None] = {}
         self._seeds = [rng.getrandbits(32) for _ in plan.linux]
-        self._calm = False
+        self.calm = False
 
     # --- small services ------------------------------------------------------------------------------
 
-    def _count(self, kind: str) -> None:
+    def count(self, kind: str) -> None:
         if self._coverage is not None:
             self._coverage.count(kind)
 
@@ -144,7 +139,7 @@ class System:
         return 0 if info is None else info.calls
 
     def _loses(self, guest: int, intid: int, vcpu: int) -> bool:
-        return not self._calm and self._virqs.random() < self.plan.lost_virqs
+        return not self.calm and self._virqs.random() < self.plan.lost_virqs
 
     # --- the run --------------------------------------------------------------------------------------
 
@@ -170,11 +165,11 @@ class System:
 
     def _begin(self) -> None:
         for cell in self._cells:
-            self._create_cell(cell, None)
+            self.create_cell(cell, None)
         for plan, seed in zip(self.plan.linux, self._seeds, strict=True):
             self._create_linux(plan, seed)
 
-    def _create_cell(self, cell: Cell, guest_id: int | None) -> bool:
+    def create_cell(self, cell: Cell, guest_id: int | None) -> bool:
         plan: CellPlan = cell.plan
         cell.forget()
         program = cell.program(cell.lives)
@@ -191,14 +186,14 @@ class System:
         if not isinstance(created, Created):
             return False
         self.cells[created.guest] = cell
-        if created.guest not in self._order:
-            self._order.append(created.guest)
+        if created.guest not in self.order:
+            self.order.append(created.guest)
         self._share(created.guest, cell)
         return True
 
     def _share(self, guest: int, cell: Cell) -> None:
         """Map two pages of another guest behind the RAM of this one, as foreign or granted pages."""
-        for other in self._order:
+        for other in self.order:
             if other == guest or other not in self.host.guests():
                 continue
             runs = self.host.stage2(other).mappings(RAM >> PAGE_SHIFT, FOREIGN_PAGES)
@@ -235,13 +230,13 @@ class System:
             supplicant_dies=plan.supplicant_dies,
         )
         if plan.supplicant_dies:
-            self._count("supplicant death")
+            self.count("supplicant death")
         try:
             number = self.platform.add_guest(settings, *threads)
         except PlatformError:
             return
         self.linux[number] = (plan, self.platform.guests[number])
-        self._order.append(number)
+        self.order.append(number)
 
     @property
     def _must_succeed(self) -> bool:
@@ -335,7 +330,7 @@ class System:
 
     def _second_part(self) -> None:
         """Nothing goes wrong any more, and whom nothing has concerned must come to an end."""
-        self._calm = True
+        self.calm = True
         self._denials.active = False
         self.monitor.calm()
         if self._liar is not None:
@@ -418,7 +413,7 @@ class System:
         kept, limit = self.host.shadows.in_use, self.plan.mediator.shadow_cache
         if kept > limit:
             self._problem(f"{kept} pages of the mediator are in use, it keeps {limit} at most")
-        for guest in self._order:
+        for guest in self.order:
             if self.host.pinned(guest):
                 self._problem(f"{self.host.pinned(guest)} pages of guest {guest} are pinned")
         watch = self.platform.watch
@@ -447,202 +442,3 @@ class System:
     def _destroy(self, guest: int) -> None:
         if self.machine.state(guest) in (GuestState.RUNNING, GuestState.SHUTDOWN):
             self.machine.destroy_guest(guest)
-
-    # --- strikes --------------------------------------------------------------------------------------
-
-    def strike(self, strike: Strike) -> None:
-        """Something happens, wherever the system is."""
-        if self._calm or not self._order:
-            return
-        guest = self._order[strike.guest % len(self._order)]
-        kind, number = strike.kind, strike.number
-        machine = self.machine
-        record = machine.guest(guest)
-        if kind == "spurious notification interrupt":
-            machine.physical_interrupt(self.monitor.notification_intid)
-            self._count(kind)
-        elif record is None or record.state is not GuestState.RUNNING:
-            return
-        elif kind in ("death", "death and another life", "death while paused"):
-            self.involved[guest] = None
-            if kind == "death while paused":
-                machine.pause_guest(guest)
-            self._count(kind)
-            machine.destroy_guest(guest)
-            if kind != "death":
-                machine.at(machine.now() + 1 + number % 200_000, partial(self._again, guest, 20))
-        elif kind == "pause":
-            machine.pause_guest(guest)
-            self._count(kind)
-            machine.at(machine.now() + 1 + number % 300_000, partial(self._resume, guest))
-        elif kind == "spurious vIRQ":
-            vcpu = number % len(record.vcpus)
-            intid = (NOTIFICATION, 33, RESCHEDULE_SGI, 40, NOTIFICATION)[number // 7 % 5]
-            machine.inject(guest, intid, vcpu)
-            self._count(kind)
-        elif kind in ("bottom half wanted", "asynchronous value", "masked value"):
-            self._secure_interrupt(guest, kind, number)
-        elif kind.startswith("page"):
-            self._change_page(guest, kind, number)
-
-    def _again(self, guest: int, tries: int) -> None:
-        """The same id for another life, once it is free."""
-        cell = self.cells.get(guest)
-        if self._calm or cell is None:
-            return
-        machine = self.machine
-        if machine.state(guest) is GuestState.QUARANTINED:
-            # Whoever knows better says that the TEE has let go after all.
-            machine.release_quarantine(guest)
-        if machine.state(guest) is None and self._create_cell(cell, guest):
-            self.coverage.life("guest created again under its id")
-        elif tries:
-            machine.at(machine.now() + 20_000, partial(self._again, guest, tries - 1))
-
-    def _resume(self, guest: int) -> None:
-        record = self.machine.guest(guest)
-        if record is not None and record.paused:
-            self.machine.resume_guest(guest)
-            self.coverage.life("guest resumed")
-
-    def _secure_interrupt(self, guest: int, kind: str, number: int) -> None:
-        """A device of the secure world has something to say."""
-        world = self.platform.secure_world
-        client = guest + self.plan.mediator.client_id_base
-        partition = world.partition(client)
-        if partition is None or not self.plan.secure_world.async_notifications:
-            return
-        notifications = partition.notifications
-        if kind == "bottom half wanted":
-            if world.notify(client, 0):
-                self._count(kind)
-            return
-        value = notifications.allocate(64)
-        if value < 0:
-            notifications.free(1 + number % 63)
-            return
-        if kind == "masked value":
-            notifications.mask(value, True)
-            world.notify(client, value)
-            if notifications.mask(value, False):
-                self.monitor.raise_notification()
-            self._count(kind)
-        elif world.notify(client, value):
-            self._count(kind)
-
-    def _change_page(self, guest: int, kind: str, number: int) -> None:
-        """A pinned page changes in stage 2, or one that lies about is."""
-        host = self.host
-        pinned = sorted(host.pins(guest))
-        if not pinned:
-            return
-        ipa = ipa_of(host.stage2(guest), pinned[number % len(pinned)])
-        if ipa is None:
-            return
-        self.involved[guest] = None
-        if kind == "page replaced":
-            if not host.balloon_out(guest, ipa, 1) or not host.populate(guest, ipa, 1):
-                return
-        elif kind == "page given away":
-            others = [other for other in self._order if other != guest and other in host.guests()]
-            if not others:
-                return
-            taker = others[number // 64 % len(others)]
-            at = NEVER_RAM + self.coverage.smcs * PAGE_SIZE
-            runs = host.stage2(guest).mappings(ipa >> PAGE_SHIFT, 1)
-            if (
-                not runs
-                or runs[0].kind < OWN_RO
-                or host.stage2(taker).mappings(at >> PAGE_SHIFT, 1)
-            ):
-                return
-            if not host.transfer(guest, ipa, taker, at):
-                return
-            host.populate(guest, ipa, 1)
-        else:
-            kinds = {
-                "page taken away": ABSENT,
-                "page read-only": OWN_RO,
-                "page of another": FOREIGN_RW,
-            }
-            host.set_kind(guest, ipa, 1, kinds[kind])
-            if number & 1:
-                back = self.machine.now() + number % 200_000
-                self.machine.at(back, partial(self._restore, guest, ipa))
-        self._count(kind)
-
-    def _restore(self, guest: int, ipa: int) -> None:
-        host = self.host
-        if guest in host.guests():
-            runs = host.stage2(guest).mappings(ipa >> PAGE_SHIFT, 1)
-            if runs and host.memory.owner(runs[0].pfn) == host.record(guest).owner:
-                host.set_kind(guest, ipa, 1, OWN_RW)
-
-
-class _Strikes:
-    """Lets strikes happen at their SMC and depth; a checker, so that all others look first."""
-
-    def __init__(self, system: System) -> None:
-        self._system = system
-        self._strikes = list(reversed(system.plan.strikes))
-        self._next = self._strikes[-1].at if self._strikes else -1
-        self._armed: list[tuple[int, Strike]] = []
-        self._smcs = 0
-
-    def handlers(self) -> Mapping[type, Handler]:
-        """Every point at which something can strike."""
-        return {
-            **dict.fromkeys(_POINTS, self._point),
-            machine_events.TrapEnter: self._trap,
-            machine_events.ProgramCrash: self._crash,
-        }
-
-    def finish(self, report: Report) -> None:
-        """Nothing is left to see."""
-
-    def _trap(self, event: Event) -> None:
-        self._smcs += 1
-        if self._smcs == self._next:
-            self._arm()
-        if self._armed:
-            self._strike()
-
-    def _point(self, event: Event) -> None:
-        if self._armed:
-            self._strike()
-
-    def _crash(self, event: Event) -> None:
-        crash = cast("machine_events.ProgramCrash", event)
-        self._system.crashed(crash.guest, crash.text)
-
-    def _arm(self) -> None:
-        strikes = self._strikes
-        while strikes and strikes[-1].at <= self._smcs:
-            strike = strikes.pop()
-            self._armed.append((strike.depth, strike))
-        self._next = strikes[-1].at if strikes else -1
-
-    def _strike(self) -> None:
-        armed, self._armed = self._armed, []
-        for depth, strike in armed:
-            if depth:
-                self._armed.append((depth - 1, strike))
-            else:
-                self._system.strike(strike)
-
-
-_POINTS: Final = (
-    machine_events.TrapExit,
-    events.CallStarted,
-    events.Forwarded,
-    events.Answered,
-    events.BufferTaken,
-    events.BufferReleased,
-    events.RpcToGuest,
-    events.RpcAnswered,
-    events.CallEnded,
-    events.WaitBegan,
-    events.WaitEnded,
-    events.NotificationsTaken,
-)
-"""Where a strike can happen: between two steps of the mediator, or at the border of the guest."""

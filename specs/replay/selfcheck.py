@@ -19,10 +19,10 @@ from mediator.deployment.choice import Deployment
 from mediator.optee.settings import MediatorSettings
 from specs.replay.chain import Step
 from specs.replay.compare import FULL, Field, Item, Space
-from specs.replay.conductor import Answer
 from specs.replay.faults import FAULTS, Alteration
 from specs.replay.judge import Sight
 from specs.replay.mediated import ANSWERED, FORWARDED, MediatorReplay, replay_with
+from specs.replay.player import Answer
 from specs.replay.reader import Trace
 from specs.replay.records import BufferContent, Call, Content, ListPage, Return
 from specs.replay.simulated import SecureReplay

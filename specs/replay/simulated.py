@@ -28,10 +28,11 @@ from specs.replay.compare import (
     parameters,
     register_item,
 )
-from specs.replay.conductor import Answer, Conductor
+from specs.replay.conductor import Conductor
 from specs.replay.expectation import Kind, plans_of
 from specs.replay.judge import RESULT_REGISTERS
 from specs.replay.normal_world import NormalWorld, Place
+from specs.replay.player import Answer
 from specs.replay.reader import Trace
 from specs.replay.recorded_memory import FlatMemory, RecordedMemory
 from specs.replay.records import (
