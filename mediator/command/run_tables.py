@@ -36,7 +36,15 @@ _GOOD: Final = "green"
 _BAD: Final = "bold red"
 _DIM: Final = "dim"
 
-_OVERHEAD: Final = ("trap", "syscall", "page_copy", "page_pin", "world_switch")
+_OVERHEAD: Final = (
+    "trap",
+    "syscall",
+    "page_copy",
+    "page_pin",
+    "world_switch",
+    "app_turn",
+    "app_copy",
+)
 """Kinds of cost that a guest pays for being mediated."""
 
 
@@ -46,7 +54,10 @@ def print_result(console: Console, result: Result, seconds: float, trace: str) -
     parts: list[RenderableType] = [_heading(result), _guests(result.guests, wide)]
     if result.totals.rpcs:
         parts.append(_rpcs(result.guests, wide))
-    parts += [_costs(result.guests, wide), _work(result.guests)]
+    parts.append(_costs(result.guests, wide))
+    if result.totals.app:
+        parts.append(_app(result))
+    parts.append(_work(result.guests))
     if result.story:
         parts.append(_story(result))
     if result.checked:
@@ -218,6 +229,34 @@ def _costs(guests: Iterable[GuestResult], wide: bool) -> Table:
     made.table.caption = (
         "syscalls: host services that the mediator used; mediation: time of all but the TEE"
     )
+    return made.table
+
+
+def _app(result: Result) -> Table:
+    """What the mediator's process did for whom, and that the sums add up."""
+    columns = (
+        _Column("for", text=True),
+        _Column("entries"),
+        _Column("round trips"),
+        _Column("calls"),
+        _Column("refused"),
+        _Column("bytes copied"),
+        _Column("shadow pages"),
+        _Column("crossing"),
+    )
+    made = _Table("What the mediator's own process did", columns)
+    for name, used, spent in (
+        *[(guest.name, guest.app, guest.spent) for guest in result.guests],
+        ("hypervisor", result.totals.app_own, None),
+        ("all", result.totals.app, None),
+    ):
+        crossing = "" if spent is None else _ms(spent.get("app_turn", 0) + spent.get("app_copy", 0))
+        numbers = [
+            used.get(key, 0) for key in ("entries", "turns", "syscalls", "refused", "copied")
+        ]
+        peak = used.get("shadow_peak")
+        made.row(name, *[f"{n:,}" for n in numbers], "" if peak is None else f"{peak:,}", crossing)
+    made.table.caption = "all: with guests that came to nothing; shadow pages: most at one time"
     return made.table
 
 

@@ -8,7 +8,7 @@ from typing import Final
 from attrs import frozen
 
 from mediator.deployment.el0_app.deployment import El0App
-from mediator.deployment.el0_app.instance import Charge
+from mediator.deployment.el0_app.instance import Charge, Payer, whoever
 from mediator.deployment.el0_app.launch import Arena, Isolation, Launcher, Running, launch
 from mediator.deployment.el0_app.manifest import Manifest
 from mediator.deployment.el0_app.pool import AppPool
@@ -76,6 +76,7 @@ class Deployment:
         shadows: SharedShadows | None = None,
         suspending: bool = False,
         charge: Charge | None = None,
+        payer: Payer = whoever,
     ) -> AnyDeployment:
         """The mediator in its home; :meth:`close` it afterwards.
 
@@ -95,6 +96,7 @@ class Deployment:
             require_isolation=self.require_isolation,
             pinned=self.pinned,
             charge=charge,
+            payer=payer,
             pool=self.pool,
             launcher=self.launcher,
         )

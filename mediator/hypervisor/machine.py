@@ -309,6 +309,11 @@ class Machine:
         record.state = GuestState.DESTROYED
         self._give_id(record)
 
+    def account(self, guest: int) -> Account:
+        """The account of a guest; the control domain's if there is no such guest."""
+        record = self._guests.get(guest)
+        return self._control.account if record is None else record.account
+
     def counters(self, guest: int) -> dict[str, int]:
         """Operations of a guest by kind."""
         return self._guests[guest].account.operations()

@@ -9,7 +9,8 @@ is ever pending.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from mediator.hypervisor.accounting import APP_COPY, APP_TURN, SECURE_WORLD
@@ -109,6 +110,21 @@ class MachineMonitor:
         self.count(APP_TURN, turns)
         if pages:
             self.count(APP_COPY, pages)
+
+    @contextmanager
+    def on_account(self, guest: int) -> Iterator[None]:
+        """Within it, what is charged goes to ``guest``, whoever executes; to the control domain's account
+        if there is no such guest (-1). The time passes where it is spent all the same."""
+        machine = self._machine
+        if machine is None:
+            yield
+            return
+        strand = machine.strand()
+        before, strand.account = strand.account, machine.account(guest)
+        try:
+            yield
+        finally:
+            strand.account = before
 
     def inject_virq(self, guest: int, intid: int) -> None:
         """Make ``intid`` pending for ``guest``; a guest that is gone gets nothing."""

@@ -145,6 +145,7 @@ class Platform:
             shadows=self.host.shadows,
             suspending=settings.machine.mode is not Mode.DIRECT,
             charge=self.monitor.charge_app if settings.charged else None,
+            payer=self.monitor.on_account,
         )
         self.machine = Machine(
             settings.machine,

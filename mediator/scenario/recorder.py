@@ -12,9 +12,10 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
-from mediator.deployment.el0_app.events import AppStarted
+from mediator.deployment.el0_app.events import AppStarted, AppUsed
 
 Event = tuple[object, ...]
+_ABOUT_HOMES = frozenset((AppStarted, AppUsed))
 Handler = Callable[[int, Event], None]
 """``handler(time, event)``; time in virtual ns."""
 
@@ -64,7 +65,7 @@ class Recorder:
         counts[kind] = counts.get(kind, 0) + 1
         # The plain tuple's repr: integers, texts, bytes and tuples of them, the same everywhere.
         # Where the mediator lives is no part of what it does.
-        if kind is not AppStarted:
+        if kind not in _ABOUT_HOMES:
             self._hash.update(f"{time} {kind.__name__}{tuple.__repr__(event)}\n".encode())
         for handler in self._table.get(kind, ()):
             handler(time, event)

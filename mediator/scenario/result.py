@@ -107,7 +107,8 @@ class GuestResult:
     """One guest. ``outcome``: done, destroyed, stuck, refused or "never created".
 
     ``operations``: what host, mediator and TEE did for it, counted by kind; ``spent``: the same in
-    ns of virtual time. ``checks``: results that its clients compared and found right.
+    ns of virtual time. ``app``: what the mediator did for it in a process of its own, empty otherwise (see
+    :class:`mediator.deployment.el0_app.events.AppUsed`). ``checks``: results that its clients compared and found right.
     """
 
     name: str
@@ -130,6 +131,7 @@ class GuestResult:
     finding_texts: tuple[str, ...]
     operations: Mapping[str, int]
     spent: Mapping[str, int]
+    app: Mapping[str, int]
     counters: Mapping[str, int]
     checks: int
     workloads: tuple[WorkloadResult, ...]
@@ -198,7 +200,8 @@ class Problem:
 class Totals:
     """The whole run. ``pins`` and ``shadow_pages`` are counted after every guest is gone.
 
-    ``shadow_cache``: the most pages that the mediator may keep for the next call.
+    ``shadow_cache``: the most pages that the mediator may keep for the next call. ``app``: what all apps did
+    for all guests and for the hypervisor itself, which is ``app_own``; empty without apps.
     """
 
     time: int
@@ -217,6 +220,8 @@ class Totals:
     shadow_pages: int
     shadow_cache: int
     violations: int
+    app: Mapping[str, int]
+    app_own: Mapping[str, int]
 
 
 @attrs.frozen(kw_only=True)

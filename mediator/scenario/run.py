@@ -26,6 +26,8 @@ from typing import Final, cast
 import attrs
 
 from mediator.deployment.choice import Deployment
+from mediator.deployment.el0_app.deployment import El0App
+from mediator.deployment.el0_app.grants import NO_GUEST
 from mediator.guest.memory import PAGE_SIZE, OutOfMemory
 from mediator.guest.replayed import RecordedSession
 from mediator.guest.shm import USER
@@ -55,6 +57,9 @@ from mediator.scenario.tally import FOREIGN_INTR, GuestTally, Tally, rpc_kind
 from mediator.scenario.waits import WaitLog
 from mediator.scenario.workloads.task import SKIPPED
 from secure_world.ta import TaRegistry
+
+APP_SUMS: Final = ("entries", "turns", "syscalls", "refused", "copied")
+"""What is summed up of apps' accounts; the rest is memory, which nobody has in the end."""
 
 CHUNK: Final = {Mode.DIRECT: 200, Mode.INTERLEAVE: 20_000}
 """Resumptions between two reports of progress: some hundredths of a second. Always the same, so that
@@ -363,7 +368,17 @@ class Run:
             shadow_pages=host.shadows.in_use,
             shadow_cache=self.scenario.mediator.shadow_cache,
             violations=0 if platform.watch is None else platform.watch.total,
+            app=self._app_usage(None),
+            app_own=self._app_usage(NO_GUEST),
         )
+
+    def _app_usage(self, guest: int | None) -> dict[str, int]:
+        """The sums over all apps, for one account or for all; nothing in the hypervisor."""
+        tee = self.platform.tee
+        if not isinstance(tee, El0App):
+            return {}
+        usage = tee.total_usage() if guest is None else tee.usage(guest)
+        return {name: getattr(usage, name) for name in APP_SUMS}
 
     def _guest(self, actor: Actor, outcome: str, end: int) -> GuestResult:
         plan, record = actor.plan, actor.record
@@ -393,6 +408,7 @@ class Run:
             finding_texts=tuple(tally.finding_texts),
             operations={} if record is None else record.account.operations(),
             spent={} if record is None else record.account.times(self.machine.costs),
+            app=dict(tally.app),
             counters={} if guest is None else guest.counters(),
             checks=sum(task.checks for task in actor.tasks),
             workloads=tuple(

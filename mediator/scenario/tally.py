@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final, cast
 
+from mediator.deployment.el0_app import events as app_events
 from mediator.hypervisor import events as host_events
 from mediator.hypervisor import machine_events
 from mediator.optee import events
@@ -44,6 +45,7 @@ class GuestTally:
     """The numbers of one guest, from its creation to its end. Times are virtual ns."""
 
     __slots__ = (
+        "app",
         "calls",
         "crashes",
         "created",
@@ -93,6 +95,8 @@ class GuestTally:
         self.findings: Counter[str] = Counter()
         self.finding_texts: list[str] = []
         self.crashes: list[str] = []
+        self.app: Counter[str] = Counter()
+        """What the mediator did for it, if that lived in a process of its own; known when it is gone."""
 
 
 class Tally:
@@ -115,6 +119,8 @@ class Tally:
         self._yielding: dict[tuple[int, int], bool] = {}
         """(guest, vCPU) to whether its last trap was a yielding call."""
         self.preempted_teardowns = 0
+        self.app_for_others: Counter[str] = Counter()
+        """What apps did for guests that came to nothing."""
 
     def handlers(self) -> Mapping[type, Handler]:
         """Everything that counts for a guest."""
@@ -140,6 +146,7 @@ class Tally:
             host_events.BusBreach: self._breach,
             tee_events.SessionOpened: self._session,
             tee_events.TaPanicked: self._panic,
+            app_events.AppUsed: self._used,
         }
 
     def of(self, guest: int) -> GuestTally | None:
@@ -188,6 +195,15 @@ class Tally:
         tally = self._now.get(guest)
         if tally is not None and len(tally.crashes) < MAX_TEXTS:
             tally.crashes.append(f"vCPU {vcpu}: {text}")
+
+    def _used(self, time: int, event: Event) -> None:
+        used = cast("app_events.AppUsed", event)
+        tally = self._now.get(used.guest)
+        account = self.app_for_others if tally is None or tally.ended is not None else tally.app
+        peak = account["shadow_peak"]
+        account.update(dict(zip(used._fields[1:], used[1:], strict=True)))
+        # More than one app, one after the other: a peak is no sum.
+        account["shadow_peak"] = max(peak, used.shadow_peak)
 
     # Calls
 

@@ -13,8 +13,6 @@ from collections.abc import Coroutine, MutableMapping
 from types import TracebackType
 from typing import Final, TypeVar, cast
 
-import attrs
-
 from mediator.deployment import app_abi as abi
 from mediator.deployment.app_abi import HEADER, REGISTERS
 from mediator.deployment.el0_app import aftermath, plain
@@ -22,10 +20,12 @@ from mediator.deployment.el0_app.channel import AppGone, Message
 from mediator.deployment.el0_app.entrance import Entrance
 from mediator.deployment.el0_app.events import AppStarted
 from mediator.deployment.el0_app.fleet import Fleet
-from mediator.deployment.el0_app.grants import NO_GUEST, Grant, Usage, usage
+from mediator.deployment.el0_app.grants import NO_GUEST, Grant, Usage, usage, used
 from mediator.deployment.el0_app.instance import (
     Charge,
     Instance,
+    Payer,
+    whoever,
 )
 from mediator.deployment.el0_app.iommu import Iommu
 from mediator.deployment.el0_app.launch import Isolation, Launcher, LaunchError, launch
@@ -80,7 +80,7 @@ class El0App(Face):
     that can be shared with it, by default ``host.shadows``. ``suspending``: every system call of the
     async methods is a switch point. ``control``: the guest that cannot be made anew (``None``: there
     is none). ``pinned``: caller and app on one processor, where they belong. ``charge``: told of the
-    price of the boundary. ``devices``: pages of registers by physical address. ``pool``: where
+    price of the boundary; ``payer``: puts other work on the account of whom it is for. ``devices``: pages of registers by physical address. ``pool``: where
     processes come from and go to. ``launcher``: starts them. ``secure_call``: instead of ``host.smc``, a coroutine (replays).
 
     Raises :class:`~mediator.deployment.el0_app.launch.LaunchError`.
@@ -100,6 +100,7 @@ class El0App(Face):
         pinned: bool = True,
         charge: Charge | None = None,
         devices: MutableMapping[int, bytearray] | None = None,
+        payer: Payer = whoever,
         pool: AppPool | None = None,
         launcher: Launcher = launch,
         secure_call: SecureCall | None = None,
@@ -115,6 +116,7 @@ class El0App(Face):
         self._suspending = suspending
         self._charge = charge
         self._devices = {} if devices is None else devices
+        self._payer = payer
         offers = 0 if suspending else abi.OFFER_POSTING | abi.OFFER_FUSED
         if sink is not None:
             offers |= abi.OFFER_TRACE
@@ -127,7 +129,7 @@ class El0App(Face):
         self._expired: dict[int, None] = {}
         self._spare: Instance | None = None
         self._supervisor = Supervisor(
-            host, self._shadows, self.iommu, self, self._grants, control, sink
+            host, self._shadows, self.iommu, self, self._grants, control, sink, payer
         )
         self._fleet = Fleet(
             self.manifest,
@@ -274,10 +276,7 @@ class El0App(Face):
         total = self._past + usage(self._own)
         for grant in self._grants.values():
             total += usage(grant)
-        # Pages that an app keeps for the next call are on the account of who took them, who may be
-        # gone; all of them together are what the apps have now.
-        held = sum([app.server.shadow_pages() for app in self._instances()])
-        return attrs.evolve(total, shadow_pages=held)
+        return total
 
     # --- death ----------------------------------------------------------------------------------
 
@@ -290,6 +289,10 @@ class El0App(Face):
         self._retire(instance)
         for guest in instance.grants:
             self._homes.pop(guest, None)
+        with self._payer(NO_GUEST):
+            self._buried(instance)
+
+    def _buried(self, instance: Instance) -> None:
         if self._spare is instance:
             self._spare = None
         if self._spare is None and not supervisor.given_up:
@@ -300,7 +303,8 @@ class El0App(Face):
     def admit(self, instance: Instance, grant: Grant) -> bool:
         """Let ``instance`` create the control domain anew."""
         self._own_usage(grant.guest)
-        return self._run(self._create(instance, grant, False))
+        with self._payer(grant.guest):
+            return self._run(self._create(instance, grant, False))
 
     def rouse(self, grant: Grant) -> None:
         """Tell a guest that listens of every value that one of its threads may wait for."""
@@ -329,7 +333,8 @@ class El0App(Face):
         if instance is None or self.manifest.instances != PER_GUEST:
             return instance
         try:
-            self._spare = self.start()
+            with self._payer(NO_GUEST):
+                self._spare = self.start()
         except LaunchError as error:
             self.host.log(guest, str(error))
             return None
@@ -383,6 +388,7 @@ class El0App(Face):
             self._supervisor.bury(instance)
             self._retire(instance)
 
+        instance.server.shadows.inherit(grant, self._own)
     def _forget(self, grant: Grant) -> None:
         self._past += usage(grant)
         if self._grants.get(grant.guest) is grant:
@@ -390,6 +396,8 @@ class El0App(Face):
 
     async def _guest_destroyed(self, guest: int, switching: bool) -> bool:
         done = await self._ended(guest, switching)
+        if self._sink is not None:
+            self._sink(used(grant))
         if done:
             self.iommu.end(guest)
         return done
@@ -636,7 +644,7 @@ class El0App(Face):
         if answer is None:
             raise RuntimeError("the app has no state to tell")
         data = cast("dict[str, object]", plain.decoded(answer.payload))
-        shadows = [shadow.pages for shadow in instance.server.shadows.values()]
+        shadows = [shadow.pages for shadow in instance.server.shadows.all()]
         return {**data, plain.BOOKS: plain.books(instance.grants.values(), shadows)}
 
     def restore(self, data: dict[str, object]) -> None:
@@ -648,14 +656,10 @@ class El0App(Face):
         instance = self._only()
         mine = dict(data)
         grants, pages = plain.books_from(mine.pop(plain.BOOKS, None))
-        before = dict(instance.server.shadows)
-        shadows = self._mapped(instance, pages)
-        instance.server.shadows.clear()
-        instance.server.shadows.update(shadows)
+        before = instance.server.shadows.replace(self._mapped(instance, pages), self._own)
         answer = self._state(instance, abi.ENTRY_RESTORE, plain.encoded(mine))
         if answer is None or answer.status != abi.OUTCOME_DONE:
-            instance.server.shadows.clear()
-            instance.server.shadows.update(before)
+            instance.server.shadows.put_back(before)
             raise ValueError("" if answer is None else answer.payload.decode("utf-8", "replace"))
         instance.grants.clear()
         self._grants.clear()
@@ -664,16 +668,16 @@ class El0App(Face):
             self._grants[grant.guest] = instance.grants[grant.guest] = grant
             self._homes[grant.guest] = instance
 
-    def _mapped(self, instance: Instance, lists: list[bytes]) -> dict[int, Shadow]:
+    def _mapped(self, instance: Instance, lists: list[bytes]) -> list[Shadow]:
         self._shadows.select(self._supervisor.sources[instance.app])
-        found: dict[int, Shadow] = {}
+        found: list[Shadow] = []
         for pages in lists:
             try:
                 shadow = self.host.map_shadow(pages)
                 self._shadows.offset(shadow.pa)
             except Exception as error:
                 raise ValueError(f"shadow pages of the snapshot: {error}") from error
-            found[shadow.pa] = shadow
+            found.append(shadow)
         return found
 
     # --- for hosts that are coroutines themselves -----------------------------------------------

@@ -54,6 +54,19 @@ class PartitionRenewed(NamedTuple):
     client: int
 
 
+class AppUsed(NamedTuple):
+    """What apps did for a guest that is gone now: entries, round trips, system calls, those that were
+    refused, bytes of payload copied, and the most shadow pages that it had."""
+
+    guest: int
+    entries: int
+    turns: int
+    syscalls: int
+    refused: int
+    copied: int
+    shadow_peak: int
+
+
 class AppGivenUp(NamedTuple):
     """The app cannot be started again, or died too often without serving anything."""
 

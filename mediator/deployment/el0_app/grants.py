@@ -7,6 +7,7 @@ from typing import Final
 
 import attrs
 
+from mediator.deployment.el0_app.events import AppUsed
 from mediator.deployment.el0_app.ledger import Pins
 
 NO_GUEST: Final = -1
@@ -19,7 +20,8 @@ class Grant:
     ``partition``: the TEE has one for it. ``answer``: that of VM_DESTROYED. ``lost``: the app that
     knew it is gone. ``renewed``: it has a new partition, and its driver has not probed again. ``listens``:
     it has asked for notifications; ``owed``: values (bits) that nobody else will tell it. The counters are what the app did for it: entries, turns (round trips), system
-    calls, those of them that were refused, and bytes of payload that were copied.
+    calls, those of them that were refused, bytes of payload that were copied, and shadow pages that were
+    taken for it and not given back, now and at most.
     """
 
     __slots__ = (
@@ -42,6 +44,7 @@ class Grant:
     )
 
     def __init__(self, guest: int, client: int) -> None:
+        "shadow_peak",
         self.guest = guest
         self.client = client
         self.partition = False
@@ -65,6 +68,7 @@ class Open:
 
     ``failed``: what a service of the host raised meanwhile; ``stopped``: the app was told to stop.
     """
+        self.shadow_peak = 0
 
     __slots__ = ("failed", "grant", "guest", "name", "number", "refused_x0", "stopped")
 
@@ -106,4 +110,17 @@ def usage(grant: Grant) -> Usage:
         grant.copied,
         grant.pins.count,
         grant.shadow_pages,
+    )
+
+
+def used(grant: Grant) -> AppUsed:
+    """The same for a recorder, when the guest is gone."""
+    return AppUsed(
+        grant.guest,
+        grant.entries,
+        grant.turns,
+        grant.syscalls,
+        grant.refused,
+        grant.copied,
+        grant.shadow_peak,
     )

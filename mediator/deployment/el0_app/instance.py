@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 from mediator.deployment import app_abi as abi
@@ -56,10 +57,17 @@ _SHORT_PAYLOAD: Final = 64
 """Bytes of payload that cost no more than the registers of a message."""
 _PAGE: Final = 4096
 
+Payer = Callable[[int], AbstractContextManager[None]]
+"""Within the context, work is on the account of this guest (-1: of the machine itself)."""
 Charge = Callable[[int, int], None]
 """Told of round trips and of pages copied across the boundary: ``(round trips, pages)``."""
 
 _pack = HEADER.pack
+
+
+def whoever(_guest: int) -> AbstractContextManager[None]:
+    """A payer where nobody keeps accounts: work is on that of whoever executes."""
+    return nullcontext()
 
 
 class Instance:

@@ -86,6 +86,7 @@ class Manifest:
     memory_bytes: int = MEMORY_BYTES
     cpu_seconds: int = CPU_SECONDS
     pinned_pages: int = PINNED_PAGES
+    shadow_pages: int = ARENA_PAGES
     silence_ms: int = SILENCE_MS
     folder: Path = field(factory=Path, eq=False)
     """Where a relative program path starts."""
@@ -127,6 +128,8 @@ def optee_manifest(*, instances: str = ALL_GUESTS, arena_pages: int = ARENA_PAGE
         virqs=ALL_INTERRUPTS,
         instances=instances,
         arena_pages=arena_pages,
+        # The mediator's own limits end below it; whatever one guest does, the others have a quarter.
+        shadow_pages=arena_pages * 3 // 4,
     )
 
 
@@ -218,6 +221,7 @@ _KEYS: Final = frozenset(
         "memory_bytes",
         "cpu_seconds",
         "pinned_pages",
+        "shadow_pages",
         "silence_ms",
     }
 )
@@ -286,6 +290,7 @@ def parse(text: str, file: str = "manifest", folder: Path | None = None) -> Mani
         memory_bytes=reader.integer("memory_bytes", MEMORY_BYTES, 1 << 20, 1 << 62),
         cpu_seconds=reader.integer("cpu_seconds", CPU_SECONDS, 1, 1 << 30),
         pinned_pages=reader.integer("pinned_pages", PINNED_PAGES, 1, 1 << 40),
+        shadow_pages=reader.integer("shadow_pages", arena, 1, _MOST_ARENA),
         silence_ms=reader.integer("silence_ms", SILENCE_MS, 1, 3_600_000),
         folder=folder or Path(),
     )

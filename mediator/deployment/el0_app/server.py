@@ -19,6 +19,7 @@ from mediator.deployment.el0_app.grants import NO_GUEST, Grant, Open
 from mediator.deployment.el0_app.iommu import Iommu
 from mediator.deployment.el0_app.manifest import Manifest, within
 from mediator.deployment.el0_app.traced import traced
+from mediator.deployment.el0_app.shadow_book import ShadowBook
 from mediator.deployment.el0_app.windows import Windows
 from mediator.host import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Host, Shadow
 from mediator.optee.memory import with_offsets
@@ -116,8 +117,8 @@ class Server:
         self._iommu = iommu
         self._set_timer_of_app = set_timer
         self._sink = sink
-        self.shadows: dict[int, Shadow] = {}
-        """Shadow pages that the app has, by address of the first page."""
+        self.shadows = ShadowBook()
+        """Shadow pages that the app has."""
         self.hooks: list[tuple[int, int, int]] = []
         """Kind, first and last of what the app wants to be entered for."""
         self.refusals = 0
@@ -331,14 +332,12 @@ class Server:
         shadow = self._host.alloc_shadow(pages)
         if shadow is None:
             return result(message, abi.NO)
-        self.shadows[shadow.pa] = shadow
-        entry.grant.shadow_pages += pages
+        self.shadows.take(shadow, entry.grant)
         return result(message, abi.OK, shadow.pages, SHADOWS_AT + self._pool.offset(shadow.pa))
 
     def _free_shadow(self, entry: Open, message: Message) -> bytes:
         shadow = self._shadow(message)
-        del self.shadows[shadow.pa]
-        entry.grant.shadow_pages -= len(shadow.pages) // _WORD
+        self.shadows.give_back(shadow)
         self._pool.select(self._source)
         self._host.free_shadow(shadow)
         return result(message, abi.OK)
@@ -363,6 +362,8 @@ class Server:
     async def execute_smc(self, entry: Open, message: Message, call: SecureCall) -> bytes:
         """The same with a secure world that is waited for."""
         entry.grant.syscalls += 1
+        if entry.grant.shadow_pages + pages > self._manifest.shadow_pages:
+            return result(message, abi.NO)
         if entry.failed is not None:
             return result(message, abi.HOST_FAILED)
         try:
@@ -500,10 +501,6 @@ class Server:
         if (kind, first, last) not in self.hooks:
             self.hooks.append((kind, first, last))
         return result(message, abi.OK)
-
-    def shadow_pages(self) -> int:
-        """Shadow pages that the app has."""
-        return sum([len(shadow.pages) // _WORD for shadow in self.shadows.values()])
 
     def hooked(self, kind: int, value: int) -> bool:
         """Whether the app wants to be entered for this."""

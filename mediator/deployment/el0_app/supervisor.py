@@ -23,7 +23,7 @@ from mediator.deployment.el0_app.events import (
     PartitionRenewed,
 )
 from mediator.deployment.el0_app.grants import NO_GUEST, Grant
-from mediator.deployment.el0_app.instance import Instance
+from mediator.deployment.el0_app.instance import Instance, Payer
 from mediator.deployment.el0_app.iommu import Iommu
 from mediator.deployment.el0_app.launch import LaunchError
 from mediator.deployment.el0_app.server import SharedShadows, Sink
@@ -65,6 +65,7 @@ class Supervisor:
         "_deaths",
         "_host",
         "_iommu",
+        "_payer",
         "_pool",
         "_sink",
         "_starter",
@@ -83,6 +84,7 @@ class Supervisor:
         grants: dict[int, Grant],
         control: int | None,
         sink: Sink | None,
+        payer: Payer,
     ) -> None:
         self._host = host
         self._pool = pool
@@ -90,6 +92,7 @@ class Supervisor:
         self._starter = starter
         self._all = grants
         self._control = control
+        self._payer = payer
         self._sink = sink
         self._deaths = 0
         self._clients: dict[int, int] = {}
@@ -126,11 +129,16 @@ class Supervisor:
         for grant in list(instance.grants.values()):
             self.clean(grant)
         self._pool.select(self.sources[instance.app])
-        for shadow in list(instance.server.shadows.values()):
+        for shadow in instance.server.shadows.all():
+            instance.server.shadows.give_back(shadow)
             self._host.free_shadow(shadow)
-        instance.server.shadows.clear()
 
     def clean(self, grant: Grant) -> None:
+        """As :meth:`_clean`, on the account of that guest, whoever executes."""
+        with self._payer(grant.guest):
+            self._clean(grant)
+
+    def _clean(self, grant: Grant) -> None:
         """End the partition of a guest, and release its pages, without the app.
 
         If the TEE does not let go, the pages stay pinned and the host is told to keep them.
