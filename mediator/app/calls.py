@@ -74,19 +74,33 @@ def failure(number: int, status: int) -> Exception:
 
 
 class AppSyscalls:
-    """System calls for one entry. ``entry``: its name in messages."""
+    """System calls for one entry. ``entry``: its name in messages.
 
-    __slots__ = ("_entry", "_talk")
+    ``ahead``: a read that the hypervisor has done already: system call, guest, address, length, data. It
+    is good until anything else is asked for.
+    """
+
+    __slots__ = ("_talk", "ahead", "entry")
 
     def __init__(self, entry: int, talk: Conversation) -> None:
-        self._entry = entry
+        self.entry = entry
         self._talk = talk
+        self.ahead: tuple[int, int, int, int, bytes] | None = None
+
+    def _read(self, number: int, guest: int, address: int, length: int) -> bytes | None:
+        """What was read ahead, if it is this, and nothing that was posted has to come before."""
+        ahead = self.ahead
+        self.ahead = None
+        if ahead is None or self._talk.posted or ahead[:4] != (number, guest, address, length):
+            return None
+        return ahead[4]
 
     @coroutine
     def call(self, number: int, payload: bytes = b"", *args: int) -> Call:
         """Any system call: its answer, or an exception if the status is negative."""
         words = args + (0,) * (8 - len(args))
-        message = _pack(SYSCALL, number, 0, self._entry, len(payload), 0, *words, 0) + payload
+        message = _pack(SYSCALL, number, 0, self.entry, len(payload), 0, *words, 0) + payload
+        self.ahead = None
         answer = yield message
         status, *results = _STATUS_ARGS.unpack_from(answer, _STATUS_AT)
         if status < 0:
@@ -97,11 +111,12 @@ class AppSyscalls:
     def post(self, number: int, payload: bytes, *args: int) -> Generator[bytes, bytes, None]:
         """A system call without an answer; asked one by one if the hypervisor wants it so."""
         words = args + (0,) * (8 - len(args))
-        length, entry = len(payload), self._entry
+        length, entry = len(payload), self.entry
         if self._talk.posting:
             head = _pack(SYSCALL, number, FLAG_POSTED, entry, length, 0, *words, 0)
             self._talk.posted.append(head + payload)
             return
+        self.ahead = None
         answer = yield _pack(SYSCALL, number, 0, entry, length, 0, *words, 0) + payload
         (status,) = _status(answer, _STATUS_AT)
         if status < 0:
@@ -114,8 +129,12 @@ class AppSyscalls:
         self, guest: int, ipa: int, length: int
     ) -> Generator[bytes, bytes, bytes | None]:
         """See :meth:`mediator.host.Host.read_guest`; likewise below."""
+        if self.ahead is not None:
+            data = self._read(READ_GUEST, guest, ipa, length)
+            if data is not None:
+                return data
         answer = yield _pack(
-            SYSCALL, READ_GUEST, 0, self._entry, 0, 0, guest, ipa, length, 0, 0, 0, 0, 0, 0
+            SYSCALL, READ_GUEST, 0, self.entry, 0, 0, guest, ipa, length, 0, 0, 0, 0, 0, 0
         )
         (status,) = _status(answer, _STATUS_AT)
         if status:
@@ -130,10 +149,9 @@ class AppSyscalls:
     ) -> Generator[bytes, bytes, bool]:
         payload = abi.pack_segments(segments)
         count, size = len(segments), len(payload)
+        self.ahead = None
         answer = yield (
-            _pack(
-                SYSCALL, WRITE_GUEST, 0, self._entry, size, 0, guest, ipa, count, 0, 0, 0, 0, 0, 0
-            )
+            _pack(SYSCALL, WRITE_GUEST, 0, self.entry, size, 0, guest, ipa, count, 0, 0, 0, 0, 0, 0)
             + payload
         )
         (status,) = _status(answer, _STATUS_AT)
@@ -143,8 +161,12 @@ class AppSyscalls:
 
     @coroutine
     def read_pinned(self, guest: int, pa: int, length: int) -> Generator[bytes, bytes, bytes]:
+        if self.ahead is not None:
+            data = self._read(READ_PINNED, guest, pa, length)
+            if data is not None:
+                return data
         answer = yield _pack(
-            SYSCALL, READ_PINNED, 0, self._entry, 0, 0, guest, pa, length, 0, 0, 0, 0, 0, 0
+            SYSCALL, READ_PINNED, 0, self.entry, 0, 0, guest, pa, length, 0, 0, 0, 0, 0, 0
         )
         (status,) = _status(answer, _STATUS_AT)
         if status:
@@ -156,7 +178,7 @@ class AppSyscalls:
         self, guest: int, pa: int, segments: Sequence[tuple[int, bytes]]
     ) -> Generator[bytes, bytes, None]:
         payload = abi.pack_segments(segments)
-        count, size, entry = len(segments), len(payload), self._entry
+        count, size, entry = len(segments), len(payload), self.entry
         talk = self._talk
         flags = FLAG_POSTED if talk.posting else 0
         message = (
@@ -166,6 +188,7 @@ class AppSyscalls:
         if flags:
             talk.posted.append(message)
             return
+        self.ahead = None
         answer = yield message
         (status,) = _status(answer, _STATUS_AT)
         if status:
@@ -175,7 +198,8 @@ class AppSyscalls:
     def smc(
         self, a0: int, a1: int, a2: int, a3: int, a4: int, a5: int, a6: int, a7: int
     ) -> Generator[bytes, bytes, tuple[int, int, int, int]]:
-        answer = yield _pack(SYSCALL, SMC, 0, self._entry, 0, 0, a0, a1, a2, a3, a4, a5, a6, a7, 0)
+        self.ahead = None
+        answer = yield _pack(SYSCALL, SMC, 0, self.entry, 0, 0, a0, a1, a2, a3, a4, a5, a6, a7, 0)
         status, x0, x1, x2, x3 = _SMC_RESULT.unpack_from(answer, _STATUS_AT)
         if status:
             raise failure(SMC, status)
@@ -271,7 +295,7 @@ async def finish(
         SYSCALL,
         WRITE_RESULT,
         FLAG_POSTED,
-        sys._entry,
+        sys.entry,
         len(payload),
         0,
         guest,
@@ -295,8 +319,9 @@ def _read_and_pin(
     sys: AppSyscalls, guest: int, ipa: int, entries: int, step: int
 ) -> Generator[bytes, bytes, bytes]:
     number = int(Syscall.READ_AND_PIN)
+    sys.ahead = None
     return (
-        yield _pack(SYSCALL, number, 0, sys._entry, 0, 0, guest, ipa, entries, step, 0, 0, 0, 0, 0)
+        yield _pack(SYSCALL, number, 0, sys.entry, 0, 0, guest, ipa, entries, step, 0, 0, 0, 0, 0)
     )
 
 

@@ -12,7 +12,7 @@ from mediator.app import state
 from mediator.app.calls import AppSyscalls, finish, walk
 from mediator.app.runtime import Conversation, Entry, arguments, returned
 from mediator.deployment import app_abi as abi
-from mediator.deployment.app_abi import HEADER_SIZE, REGISTERS
+from mediator.deployment.app_abi import HEADER, HEADER_SIZE, REGISTERS, SYSCALL
 from mediator.optee.events import Sink
 from mediator.optee.mediator import OpteeMediator
 from mediator.optee.settings import Limits, MediatorSettings
@@ -25,8 +25,10 @@ TOS_RANGES: Final = ((0x3200_0000, 0x3FFF_FFFF), (0xB200_0000, 0xBFFF_FFFF))
 LAST_INTERRUPT: Final = 1019
 """The highest interrupt id of a GIC that is not special."""
 
-_GUEST_VCPU: Final = struct.Struct("<2Q")
+_TRAPPED: Final = struct.Struct("<5Q")
 _ARGS_AT: Final = 24
+_pack = HEADER.pack
+_AHEAD_AT: Final = HEADER_SIZE + REGISTERS.size
 
 _Serve = Callable[["OpteeApp", AppSyscalls, bytes], Awaitable[bytes]]
 
@@ -36,6 +38,7 @@ class OpteeApp:
 
     name = NAME
     capabilities = abi.CAP_NESTING | abi.CAP_INTERLEAVING | abi.CAP_TRACE | abi.CAP_STATE
+    capabilities |= abi.CAP_READ_AHEAD
 
     def __init__(self) -> None:
         self._mediator = OpteeMediator()
@@ -59,11 +62,15 @@ class OpteeApp:
         return cast("Entry", _SERVE[number](self, sys, message))
 
     async def _smc(self, sys: AppSyscalls, message: bytes) -> bytes:
-        guest, vcpu = _GUEST_VCPU.unpack_from(message, _ARGS_AT)
+        guest, vcpu, number, address, length = _TRAPPED.unpack_from(message, _ARGS_AT)
+        if number:
+            sys.ahead = number, guest, address, length, message[_AHEAD_AT:]
         out = await self._mediator.handle(
             sys, guest, vcpu, REGISTERS.unpack_from(message, HEADER_SIZE)
         )
-        return returned(abi.OUTCOME_NOT_MINE) if out is None else returned(abi.OUTCOME_DONE, out)
+        if out is None:
+            return returned(abi.OUTCOME_NOT_MINE)
+        return _pack(SYSCALL, 0, 0, sys.entry, 0, abi.OUTCOME_DONE, *out, 0)
 
     async def _init(self, sys: AppSyscalls, message: bytes) -> bytes:
         mode, threads = arguments(message)[:2]

@@ -106,7 +106,9 @@ class Conversation:
                 out = steps.send(None)  # type: ignore[arg-type]  # a fresh coroutine takes nothing
         except StopIteration as stop:
             del self._entries[entry]
-            out = _named(stop.value, entry)
+            out = stop.value
+            if out[_ENTRY_AT:_ENTRY_END] != message[_ENTRY_AT:_ENTRY_END]:
+                out = _named(out, entry)
         except HostFailure:
             del self._entries[entry]
             out = _named(returned(abi.OUTCOME_FAILED), entry)
@@ -132,11 +134,12 @@ class Conversation:
 
 
 _ENTRY_AT: Final = 8
+_ENTRY_END: Final = 12
 _ENTRY: Final = struct.Struct("<I")
 
 
 def _named(message: bytes, entry: int) -> bytes:
-    return message[:_ENTRY_AT] + _ENTRY.pack(entry) + message[_ENTRY_AT + 4 :]
+    return message[:_ENTRY_AT] + _ENTRY.pack(entry) + message[_ENTRY_END:]
 
 
 def _receive(chunk: int = CHUNK) -> bytes:

@@ -30,6 +30,7 @@ CAP_NESTING: Final = 1 << 0
 CAP_INTERLEAVING: Final = 1 << 1
 CAP_TRACE: Final = 1 << 2
 CAP_STATE: Final = 1 << 3
+CAP_READ_AHEAD: Final = 1 << 4
 
 OFFER_POSTING: Final = 1 << 0
 OFFER_FUSED: Final = 1 << 1
@@ -89,7 +90,10 @@ NO_GUEST: Final = (1 << 64) - 1
 """In place of a guest in LOG."""
 
 REGISTERS: Final = struct.Struct("<8Q")
-"""Payload of HANDLE_SMC: x0..x7."""
+"""Payload of HANDLE_SMC: x0..x7; what was read ahead follows."""
+
+TRAPPED: Final = struct.Struct(HEADER.format + "8Q")
+"""A HANDLE_SMC up to its registers."""
 
 _PAIRS: Final = tuple([struct.Struct(f"<{2 * count}I") for count in range(MAX_SEGMENTS + 1)])
 

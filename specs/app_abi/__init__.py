@@ -97,7 +97,8 @@ class Kind:
 
 @frozen
 class Entry:
-    """Something that an app is asked to do."""
+    """Something that an app is asked to do. ``args_ahead``: what follows ``args`` if the app has the
+    capability READ_AHEAD."""
 
     number: int
     name: str
@@ -108,6 +109,7 @@ class Entry:
     results: tuple[Argument, ...]
     payload_out: str
     payload_out_doc: str
+    args_ahead: tuple[Argument, ...]
 
 
 @frozen
@@ -308,6 +310,7 @@ def _entry(item: Table) -> Entry:
         _list(item, "results", _argument),
         _text(item, "payload_out"),
         _text(item, "payload_out_doc", ""),
+        _list({"args_ahead": [], **item}, "args_ahead", _argument),
     )
 
 

@@ -14,12 +14,13 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 from mediator.deployment import app_abi as abi
-from mediator.deployment.app_abi import HEADER, HEADER_SIZE, SYSCALL
+from mediator.deployment.app_abi import FLAG_POSTED, HEADER, HEADER_SIZE, SYSCALL
 
 CHUNK: Final = 1 << 16
 """Bytes read at once: most turns are far shorter."""
 
 _unpack = HEADER.unpack_from
+_message = tuple.__new__
 
 
 class AppGone(Exception):
@@ -50,18 +51,6 @@ class Link(Protocol):
         """No more words; may be called twice."""
 
 
-def checked(header: tuple[int, ...], payload: bytes) -> Message:
-    """A message of the app after HELLO. Raises :class:`AppGone` for what no app may send."""
-    kind, number, flags, entry, _, status, *words = header
-    if kind != SYSCALL:
-        raise AppGone(f"protocol: a message of kind {kind} instead of a system call")
-    if flags & ~abi.FLAG_POSTED:
-        raise AppGone(f"protocol: flags {flags:#x}")
-    if words[8]:
-        raise AppGone(f"protocol: the reserved word is {words[8]:#x}")
-    return Message(number, flags, entry, status, tuple(words[:8]), payload)
-
-
 class PipeLink:
     """A :class:`Link` over two pipes. ``silence_ms``: real time to wait for the app.
 
@@ -75,10 +64,9 @@ class PipeLink:
         self._fd_out = sink
         self.silence_ms = silence_ms
         self._until = 0.0
-        # An app that does not read must not stop its hypervisor.
+        # Neither an app that does not read nor one that does not speak may stop its hypervisor.
+        os.set_blocking(source, False)
         os.set_blocking(sink, False)
-        # A pipe has no timeout of its own; to wait here and then read costs no more than to wait in
-        # the read.
         readable = select.poll()
         readable.register(source, select.POLLIN)
         self._wait = readable.poll
@@ -100,7 +88,7 @@ class PipeLink:
         self._until = 0.0
         data = self.more(b"", HEADER_SIZE)
         header = _unpack(data)
-        return header, self.more(data, HEADER_SIZE + _length(header, 0))[HEADER_SIZE:]
+        return header, self.more(data, HEADER_SIZE + _length(header))[HEADER_SIZE:]
 
     def send(self, message: bytes) -> None:
         """Say something that has no answer: WELCOME. Raises :class:`AppGone`."""
@@ -129,20 +117,13 @@ class PipeLink:
             raise AppGone(f"closed: {error.strerror}") from None
         if sent != len(message):
             self.send(message[sent:])
-        if not self._wait(self.silence_ms):
-            raise AppGone(f"silence: nothing for {self.silence_ms} ms")
-        data = os.read(self._fd_in, CHUNK)
-        if len(data) >= HEADER_SIZE:
-            header = _unpack(data)
-            if (
-                header[0] == SYSCALL
-                and not header[2]
-                and not header[14]
-                and header[4] == len(data) - HEADER_SIZE
-            ):
-                # A turn of one message that came as a whole: nearly all of them.
-                only = Message(header[1], 0, header[3], header[5], header[6:14], data[HEADER_SIZE:])
-                return [only]
+        try:
+            # On one processor the app has nearly always answered when the write returns.
+            data = os.read(self._fd_in, CHUNK)
+        except BlockingIOError:
+            if not self._wait(self.silence_ms):
+                raise AppGone(f"silence: nothing for {self.silence_ms} ms") from None
+            data = os.read(self._fd_in, CHUNK)
         self._until = 0.0
         return cut(data, self.more)
 
@@ -184,26 +165,45 @@ def cut(data: bytes, more: Callable[[bytes, int], bytes]) -> list[Message]:
     messages: list[Message] = []
     at = 0
     while True:
-        if len(data) - at < HEADER_SIZE:
-            data, at = more(data[at:], HEADER_SIZE), 0
+        body = at + HEADER_SIZE
+        if len(data) < body:
+            data, at, body = more(data[at:], HEADER_SIZE), 0, HEADER_SIZE
         header = _unpack(data, at)
-        end = at + HEADER_SIZE + _length(header, len(messages))
-        if len(data) < end:
-            data, end = more(data[at:], end - at), end - at
-            at = 0
-        message = checked(header, data[at + HEADER_SIZE : end])
-        messages.append(message)
+        flags = header[2]
+        end = body + header[4]
+        if len(data) < end or header[0] != SYSCALL or flags > FLAG_POSTED or header[14]:
+            length = _checked(header)
+            data, body = more(data[at:], HEADER_SIZE + length), HEADER_SIZE
+            end = HEADER_SIZE + length
+        messages.append(
+            _message(
+                Message,
+                (header[1], flags, header[3], header[5], header[6:14], data[body:end]),
+            )
+        )
         at = end
-        if not message.flags:
+        if not flags:
             break
+        if len(messages) > abi.MAX_POSTED:
+            raise AppGone(f"protocol: more than {abi.MAX_POSTED} posted messages")
     if at != len(data):
         raise AppGone("protocol: the app spoke out of turn")
     return messages
 
 
-def _length(header: tuple[int, ...], before: int) -> int:
+def _checked(header: tuple[int, ...]) -> int:
+    """The length of the payload. Raises :class:`AppGone` for what no app may send after HELLO."""
+    kind, _, flags, *_, reserved = header
+    if kind != SYSCALL:
+        raise AppGone(f"protocol: a message of kind {kind} instead of a system call")
+    if flags & ~FLAG_POSTED:
+        raise AppGone(f"protocol: flags {flags:#x}")
+    if reserved:
+        raise AppGone(f"protocol: the reserved word is {reserved:#x}")
+    return _length(header)
+
+
+def _length(header: tuple[int, ...]) -> int:
     if header[4] > abi.MAX_PAYLOAD:
         raise AppGone(f"protocol: a payload of {header[4]} bytes")
-    if before >= abi.MAX_POSTED:
-        raise AppGone(f"protocol: more than {abi.MAX_POSTED} posted messages")
     return header[4]

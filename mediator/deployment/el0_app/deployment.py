@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Final, TypeVar, cast
 
 from mediator.deployment import app_abi as abi
-from mediator.deployment.app_abi import HEADER, REGISTERS
-from mediator.deployment.el0_app import aftermath, plain
+from mediator.deployment.app_abi import REGISTERS, TRAPPED
+from mediator.deployment.el0_app import aftermath, ahead, plain
 from mediator.deployment.el0_app.channel import AppGone, Message
 from mediator.deployment.el0_app.entrance import Entrance
 from mediator.deployment.el0_app.events import AppStarted
@@ -69,7 +69,8 @@ NOTIFICATION_INTID: Final = 32
 CONTROL_DOMAIN: Final = 0
 """The guest that cannot be made anew, if the caller does not say."""
 
-_pack = HEADER.pack
+_REGISTERS: Final = REGISTERS.size
+_trapped = TRAPPED.pack
 
 
 class El0App(Face):
@@ -99,8 +100,8 @@ class El0App(Face):
         require_isolation: bool = False,
         pinned: bool = True,
         charge: Charge | None = None,
-        devices: MutableMapping[int, bytearray] | None = None,
         payer: Payer = whoever,
+        devices: MutableMapping[int, bytearray] | None = None,
         pool: AppPool | None = None,
         launcher: Launcher = launch,
         secure_call: SecureCall | None = None,
@@ -115,8 +116,8 @@ class El0App(Face):
         self._shadows = shadows if shadows is not None else _shadows_of(host)
         self._suspending = suspending
         self._charge = charge
-        self._devices = {} if devices is None else devices
         self._payer = payer
+        self._devices = {} if devices is None else devices
         offers = 0 if suspending else abi.OFFER_POSTING | abi.OFFER_FUSED
         if sink is not None:
             offers |= abi.OFFER_TRACE
@@ -173,6 +174,10 @@ class El0App(Face):
         instance = Instance(
             number, process.link, process.capabilities, server, grants, windows, self._charge
         )
+        # Where other actors may run before each system call, and where a recorder is to see each one,
+        # nothing is read before it is asked for.
+        if not self._suspending and sink is None:
+            instance.reads_ahead = bool(process.capabilities & abi.CAP_READ_AHEAD)
         self._supervisor.sources[number] = source
         if sink is not None:
             missing = ",".join(process.isolation.missing)
@@ -284,15 +289,15 @@ class El0App(Face):
         self._supervisor.died(instance, guest, reason, lambda: self._end_process(instance))
 
     def _bury(self, instance: Instance) -> None:
+        with self._payer(NO_GUEST):
+            self._buried(instance)
+
+    def _buried(self, instance: Instance) -> None:
         supervisor = self._supervisor
         supervisor.bury(instance)
         self._retire(instance)
         for guest in instance.grants:
             self._homes.pop(guest, None)
-        with self._payer(NO_GUEST):
-            self._buried(instance)
-
-    def _buried(self, instance: Instance) -> None:
         if self._spare is instance:
             self._spare = None
         if self._spare is None and not supervisor.given_up:
@@ -383,21 +388,21 @@ class El0App(Face):
         if grant.partition or grant.pins.count or grant.answer & MASK32:
             self._supervisor.clean(grant)
         self.iommu.forget(grant.guest)
+        instance.server.shadows.inherit(grant, self._own)
         self._forget(grant)
         if self.manifest.instances == PER_GUEST and not instance.open and not instance.dead:
             self._supervisor.bury(instance)
             self._retire(instance)
 
-        instance.server.shadows.inherit(grant, self._own)
     def _forget(self, grant: Grant) -> None:
         self._past += usage(grant)
+        if self._sink is not None:
+            self._sink(used(grant))
         if self._grants.get(grant.guest) is grant:
             del self._grants[grant.guest]
 
     async def _guest_destroyed(self, guest: int, switching: bool) -> bool:
         done = await self._ended(guest, switching)
-        if self._sink is not None:
-            self._sink(used(grant))
         if done:
             self.iommu.end(guest)
         return done
@@ -444,23 +449,36 @@ class El0App(Face):
             return (aftermath.ended(regs[0] & MASK32), *regs[1:])
         entrance = self._entrance
         entry = instance.begin(abi.ENTRY_HANDLE_SMC, guest, grant)
-        message = _pack(
+        size, number, address, length = _REGISTERS, 0, 0, 0
+        data: bytes | None = None
+        if instance.reads_ahead:
+            entry.key = key = regs[:4]
+            read = grant.ahead.get(key)
+            if read is not None:
+                data = ahead.fetch(self.host, entry, read)
+                if data is not None:
+                    number, address, length = read
+                    size += len(data)
+        message = _trapped(
             abi.ENTRY,
             abi.ENTRY_HANDLE_SMC,
             0,
             entry.name,
-            REGISTERS.size,
+            size,
             0,
             guest,
             vcpu,
+            number,
+            address,
+            length,
             0,
             0,
             0,
             0,
-            0,
-            0,
-            0,
-        ) + REGISTERS.pack(*regs)
+            *regs,
+        )
+        if data is not None:
+            message += data
         try:
             answer = await entrance.serve(instance, entry, message, switching)
         except AppGone as error:

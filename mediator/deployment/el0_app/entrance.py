@@ -64,6 +64,7 @@ class Entrance:
                     raise AppGone(instance.dead)
             else:
                 message = server.execute(entry, final)
+            entry.key = None
 
     def _abandon(self, instance: Instance, entry: Open, message: Message) -> None:
         """The vCPU is gone: let the app give back what the entry holds."""

@@ -77,6 +77,7 @@ def books(grants: Iterable[Grant], shadows: list[bytes]) -> Plain:
                 grant.partition,
                 grant.pins.everything(),
                 [grant.listens, grant.renewed, grant.owed],
+                [[*key, *read] for key, read in grant.ahead.items()],
             ]
             for grant in grants
         ],
@@ -88,11 +89,15 @@ def books_from(data: object) -> tuple[list[Grant], list[bytes]]:
     if not isinstance(data, dict):
         raise ValueError("not a snapshot of an app: it has no books")
     grants: list[Grant] = []
-    for guest, client, partition, frames, state in cast("list[list[object]]", data["guests"]):
+    for guest, client, partition, frames, state, reads in cast(
+        "list[list[object]]", data["guests"]
+    ):
         grant = Grant(cast("int", guest), cast("int", client))
         grant.partition = bool(partition)
         listens, renewed, owed = cast("tuple[bool, bool, int]", state)
         grant.listens, grant.renewed, grant.owed = listens, renewed, owed
+        for *key, number, address, length in cast("list[list[int]]", reads):
+            grant.ahead[tuple(key)] = number, address, length
         if frames:
             grant.pins.add(cast("bytes", frames))
         grants.append(grant)

@@ -57,6 +57,9 @@ extern "C" {
 #define APP_CAP_INTERLEAVING 2 /* Of an app: with NESTING, RESULTs may come in any order. */
 #define APP_CAP_TRACE 4 /* Of an app: it sends TRACE if the hypervisor offers to listen. */
 #define APP_CAP_STATE 8 /* Of an app: it serves the entries INSPECT, SNAPSHOT and RESTORE. */
+/* Of an app: HANDLE_SMC may bring with it what the app will probably read first (args_ahead).
+ * Without it, it never does. */
+#define APP_CAP_READ_AHEAD 16
 
 /* What the hypervisor offers. */
 /* Of the hypervisor: syscalls may be posted. Without it each waits for its RESULT. */
