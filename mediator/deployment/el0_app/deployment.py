@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Final, TypeVar, cast
 
 from mediator.deployment import app_abi as abi
-from mediator.deployment.app_abi import HEADER, REGISTERS
-from mediator.deployment.el0_app import aftermath, plain
+from mediator.deployment.app_abi import REGISTERS, TRAPPED
+from mediator.deployment.el0_app import aftermath, ahead, plain
 from mediator.deployment.el0_app.channel import AppGone, Message
 from mediator.deployment.el0_app.entrance import Entrance
 from mediator.deployment.el0_app.events import AppStarted
@@ -69,7 +69,8 @@ NOTIFICATION_INTID: Final = 32
 CONTROL_DOMAIN: Final = 0
 """The guest that cannot be made anew, if the caller does not say."""
 
-_pack = HEADER.pack
+_REGISTERS: Final = REGISTERS.size
+_trapped = TRAPPED.pack
 
 
 class El0App(Face):
@@ -173,6 +174,10 @@ class El0App(Face):
         instance = Instance(
             number, process.link, process.capabilities, server, grants, windows, self._charge
         )
+        # Where other actors may run before each system call, and where a recorder is to see each one,
+        # nothing is read before it is asked for.
+        if not self._suspending and sink is None:
+            instance.reads_ahead = bool(process.capabilities & abi.CAP_READ_AHEAD)
         self._supervisor.sources[number] = source
         if sink is not None:
             missing = ",".join(process.isolation.missing)
@@ -444,23 +449,36 @@ class El0App(Face):
             return (aftermath.ended(regs[0] & MASK32), *regs[1:])
         entrance = self._entrance
         entry = instance.begin(abi.ENTRY_HANDLE_SMC, guest, grant)
-        message = _pack(
+        size, number, address, length = _REGISTERS, 0, 0, 0
+        data: bytes | None = None
+        if instance.reads_ahead:
+            entry.key = key = regs[:4]
+            read = grant.ahead.get(key)
+            if read is not None:
+                data = ahead.fetch(self.host, entry, read)
+                if data is not None:
+                    number, address, length = read
+                    size += len(data)
+        message = _trapped(
             abi.ENTRY,
             abi.ENTRY_HANDLE_SMC,
             0,
             entry.name,
-            REGISTERS.size,
+            size,
             0,
             guest,
             vcpu,
+            number,
+            address,
+            length,
             0,
             0,
             0,
             0,
-            0,
-            0,
-            0,
-        ) + REGISTERS.pack(*regs)
+            *regs,
+        )
+        if data is not None:
+            message += data
         try:
             answer = await entrance.serve(instance, entry, message, switching)
         except AppGone as error:

@@ -14,6 +14,10 @@ NO_GUEST: Final = -1
 """Guest of an entry that serves all of them."""
 
 
+Ahead = tuple[int, int, int]
+"""A read: number of the system call, address, length."""
+
+
 class Grant:
     """What the hypervisor knows about a guest that an app serves.
 
@@ -25,6 +29,7 @@ class Grant:
     """
 
     __slots__ = (
+        "ahead",
         "answer",
         "client",
         "copied",
@@ -55,6 +60,8 @@ class Grant:
         self.owed = 0
         self.quarantined = False
         self.pins = Pins()
+        self.ahead: dict[tuple[int, ...], Ahead] = {}
+        """What the app read first in the last call with these x0..x3."""
         self.entries = 0
         self.turns = 0
         self.syscalls = 0
@@ -68,9 +75,20 @@ class Open:
     """An entry that has not returned.
 
     ``failed``: what a service of the host raised meanwhile; ``stopped``: the app was told to stop.
+    ``key``: x0..x3 of a call until its first system call was served; ``missed``: see :mod:`.ahead`.
     """
 
-    __slots__ = ("failed", "grant", "guest", "name", "number", "refused_x0", "stopped")
+    __slots__ = (
+        "failed",
+        "grant",
+        "guest",
+        "key",
+        "missed",
+        "name",
+        "number",
+        "refused_x0",
+        "stopped",
+    )
 
     def __init__(self, name: int, number: int, guest: int, grant: Grant) -> None:
         self.name = name
@@ -79,6 +97,8 @@ class Open:
         self.grant = grant
         self.failed: Exception | None = None
         self.stopped = False
+        self.key: tuple[int, ...] | None = None
+        self.missed: tuple[Ahead, Exception | None] | None = None
         self.refused_x0: int | None = None
         """x0 of a call whose results could not be written."""
 

@@ -53,7 +53,7 @@ OUTCOMES: Final = {
 
 _NAME_BITS: Final = 8
 _SERIALS: Final = 1 << 24
-_SHORT_PAYLOAD: Final = 64
+_SHORT: Final = 64
 """Bytes of payload that cost no more than the registers of a message."""
 _PAGE: Final = 4096
 
@@ -82,6 +82,7 @@ class Instance:
         "grants",
         "link",
         "open",
+        "reads_ahead",
         "serial",
         "served",
         "server",
@@ -102,6 +103,8 @@ class Instance:
         self.link = link
         self._exchange = link.exchange
         self.capabilities = capabilities
+        self.reads_ahead = False
+        """Whether the app is sent what it will read first (:mod:`.ahead`)."""
         self.server = server
         self.grants = grants
         self.windows = windows
@@ -149,7 +152,7 @@ class Instance:
         turn = self._exchange(message)
         if opened:
             self.windows.take()
-        final = turn[-1]
+        final = turn.pop()
         if final.number == PANIC:
             text = final.payload[: abi.MAX_LOG].decode("utf-8", "replace")
             raise AppGone(f"panic: {text}")
@@ -159,18 +162,16 @@ class Instance:
         name = entry.name
         if final.entry != name:
             raise AppGone(f"protocol: it spoke for entry {final.entry:#x}")
-        posted = len(turn) - 1
-        if posted:
-            for said in turn[:posted]:
-                copied += len(said.payload)
-                if said.entry != name:
-                    raise AppGone(f"protocol: it spoke for entry {said.entry:#x}")
+        # What is left was posted.
+        for said in turn:
+            copied += len(said.payload)
+            if said.entry != name:
+                raise AppGone(f"protocol: it spoke for entry {said.entry:#x}")
         grant.copied += copied
         if self.charge is not None:
-            self.charge(1, -(-copied // _PAGE) if copied > _SHORT_PAYLOAD else 0)
-        if posted:
-            for said in turn[:posted]:
-                self.server.post(entry, said)
+            self.charge(1, -(-(copied - _SHORT) // _PAGE) if copied > _SHORT else 0)
+        for said in turn:
+            self.server.post(entry, said)
         return final
 
     def returned(self, entry: Open, message: Message) -> Message:

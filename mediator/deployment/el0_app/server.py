@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from mediator.deployment import app_abi as abi
 from mediator.deployment.app_abi import HEADER, RESULT
+from mediator.deployment.el0_app import ahead
 from mediator.deployment.el0_app.channel import AppGone, Message
 from mediator.deployment.el0_app.events import AppRefused
 from mediator.deployment.el0_app.grants import NO_GUEST, Grant, Open
@@ -31,11 +32,14 @@ SHADOWS_AT: Final = abi.WINDOW_PAGES * PAGE_SIZE
 """Byte of the arena where the pages of shadows begin."""
 
 _WORD: Final = 8
-_STATUS_AT: Final = 16
-"""Byte of a message where its status begins: 0 or 1 where a write is answered."""
 _LIST_PAGE: Final = 511
 _MAX_VCPU: Final = 1 << 16
 _MAX_INTID: Final = 1 << 24
+
+READ_GUEST: Final = int(Syscall.READ_GUEST)
+READ_PINNED: Final = int(Syscall.READ_PINNED)
+SMC: Final = int(Syscall.SMC)
+WRITE_RESULT: Final = int(Syscall.WRITE_RESULT)
 
 _PROBES: Final = frozenset((smc.OPTEE_SMC_CALLS_UID, smc.OPTEE_SMC_GET_THREAD_COUNT))
 _LIFE: Final = frozenset((smc.OPTEE_SMC_VM_CREATED, smc.OPTEE_SMC_VM_DESTROYED))
@@ -123,6 +127,8 @@ class Server:
         """Kind, first and last of what the app wants to be entered for."""
         self.refusals = 0
         self._forwarded: set[int] = set()
+        self._plain: set[int] = set()
+        """Functions that may be forwarded with a guest's client id, whichever guest it is."""
         handlers: dict[int, Handler] = {
             Syscall.LOG: self._log,
             Syscall.READ_GUEST: self._read_guest,
@@ -180,7 +186,21 @@ class Server:
 
     def post(self, entry: Open, message: Message) -> None:
         """Serve a system call that wants no answer."""
-        if message.number not in POSTABLE:
+        if message.number == WRITE_RESULT and WRITE_RESULT in self._handlers:
+            # As execute() does it; nearly all that is posted.
+            entry.grant.syscalls += 1
+            if entry.failed is not None:
+                return
+            try:
+                if not self._written(entry, message):
+                    entry.refused_x0 = message.args[3]
+            except Refusal as refusal:
+                self._refuse(entry, message, refusal.status)
+            except AppGone:
+                raise
+            except Exception as error:
+                entry.failed = error
+        elif message.number not in POSTABLE:
             entry.grant.syscalls += 1
             self._refuse(entry, message, abi.NOT_ALLOWED)
         else:
@@ -212,23 +232,34 @@ class Server:
         self._grant(entry, guest)
         if not 0 < length <= PAGE_SIZE - (ipa & PAGE_MASK):
             raise Refusal(abi.BAD_ARGUMENT)
+        read = READ_GUEST, ipa, length
+        if ahead.missed(entry, read):
+            return result(message, abi.NO)
         data = self._host.read_guest(guest, ipa, length)
-        return result(message, abi.NO) if data is None else result(message, abi.OK, data)
+        if data is None:
+            return result(message, abi.NO)
+        if entry.key is not None:
+            ahead.learn(entry, read)
+        return result(message, abi.OK, data)
 
-    def _write_guest(self, entry: Open, message: Message) -> bytes:
-        guest, ipa, count, *_ = message.args
-        self._grant(entry, guest)
-        segments = abi.unpack_segments(count, message.payload, PAGE_SIZE)
+    def _written(self, entry: Open, message: Message) -> bool:
+        args = message.args
+        guest, ipa = args[0], args[1]
+        if guest != entry.guest:
+            self._grant(entry, guest)
+        segments = abi.unpack_segments(args[2], message.payload, PAGE_SIZE)
         if segments is None or ipa & PAGE_MASK:
             raise Refusal(abi.BAD_ARGUMENT)
-        written = self._host.write_guest(guest, ipa, segments)
-        return result(message, abi.OK if written else abi.NO)
+        return self._host.write_guest(guest, ipa, segments)
+
+    def _write_guest(self, entry: Open, message: Message) -> bytes:
+        return result(message, abi.OK if self._written(entry, message) else abi.NO)
 
     def _write_result(self, entry: Open, message: Message) -> bytes:
-        answer = self._write_guest(entry, message)
-        if answer[_STATUS_AT]:
-            entry.refused_x0 = message.args[3]
-        return answer
+        if self._written(entry, message):
+            return result(message, abi.OK)
+        entry.refused_x0 = message.args[3]
+        return result(message, abi.NO)
 
     def _read_page_list(self, entry: Open, message: Message) -> bytes:
         guest, ipa, entries, *_ = message.args
@@ -309,7 +340,12 @@ class Server:
             raise Refusal(abi.BAD_ARGUMENT)
         if not grant.pins.holds(pa):
             raise Refusal(abi.NOT_YOURS)
-        return result(message, abi.OK, self._host.read_pinned(guest, pa, length))
+        read = READ_PINNED, pa, length
+        ahead.missed(entry, read)
+        data = self._host.read_pinned(guest, pa, length)
+        if entry.key is not None:
+            ahead.learn(entry, read)
+        return result(message, abi.OK, data)
 
     def _write_pinned(self, entry: Open, message: Message) -> bytes:
         guest, pa, count, *_ = message.args
@@ -358,8 +394,13 @@ class Server:
     # --- secure world ---------------------------------------------------------------------------
 
     def _smc(self, entry: Open, message: Message) -> bytes:
-        life = self._admit_smc(entry, message.args)
-        return self._smc_result(message, life, self._host.smc(*message.args))
+        args = message.args
+        client = args[7]
+        if client and client == entry.grant.client and args[0] in self._plain:
+            x0, x1, x2, x3 = self._host.smc(*args)
+            return _pack(RESULT, SMC, 0, entry.name, 0, 0, x0, x1, x2, x3, 0, 0, 0, 0, 0)
+        life = self._admit_smc(entry, args)
+        return self._smc_result(message, life, self._host.smc(*args))
 
     async def execute_smc(self, entry: Open, message: Message, call: SecureCall) -> bytes:
         """The same with a secure world that is waited for."""
@@ -386,6 +427,8 @@ class Server:
             if not within(self._manifest.forward, function, function):
                 raise Refusal(abi.NOT_ALLOWED)
             self._forwarded.add(function)
+            if function not in _LIFE:
+                self._plain.add(function)
         if function == smc.OPTEE_SMC_ENABLE_ASYNC_NOTIF:
             entry.grant.listens = True
         if not client:
