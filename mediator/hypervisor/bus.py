@@ -120,6 +120,11 @@ class SecureBus:
 
     def check(self, client: int, pa: int, n: int) -> bool:
         """True if ``client`` may touch ``n`` bytes at ``pa``. A refusal is reported, not a breach."""
+        pfn = pa >> PAGE_SHIFT
+        if (pa & PAGE_MASK) + n <= PAGE_SIZE and pfn < self._end:
+            word = self._words[pfn]
+            if word == self._shadow or 0 < word - self._own.get(client, word) <= PIN_MASK:
+                return True
         end = pa + max(n, 1)
         for pfn in range(pa >> PAGE_SHIFT, (end - 1 >> PAGE_SHIFT) + 1):
             reason = self._objection(client, pfn)
@@ -131,11 +136,15 @@ class SecureBus:
     def check_pages(self, client: int, pages: bytes) -> bool:
         """The same for whole pages, given as little-endian u64 page addresses."""
         if len(pages) < 8 * SMALL_LIST:
+            own = self._own
             for at in range(0, len(pages), 8):
                 pa = int.from_bytes(pages[at : at + 8], "little")
-                reason = (
-                    "not a page" if pa & PAGE_MASK else self._objection(client, pa >> PAGE_SHIFT)
-                )
+                pfn = pa >> PAGE_SHIFT
+                if not pa & PAGE_MASK and pfn < self._end:
+                    word = self._words[pfn]
+                    if 0 < word - own.get(client, word) <= PIN_MASK:
+                        continue
+                reason = "not a page" if pa & PAGE_MASK else self._objection(client, pfn)
                 if reason:
                     self._refuse(client, pa, PAGE_SIZE, reason)
                     return False

@@ -174,7 +174,10 @@ def with_offsets(frames: bytes, words: bytes) -> bytes:
     count = len(words) // 8
     if count <= SMALL_LIST:
         entries = struct.unpack(f"<{count}Q", words)
-        if not any(entry & PAGE_MASK for entry in entries):
+        together = 0
+        for entry in entries:
+            together |= entry
+        if not together & PAGE_MASK:
             return frames
         pas = struct.unpack(f"<{count}Q", frames)
         pairs = zip(pas, entries, strict=True)
@@ -191,7 +194,10 @@ def without_offsets(entries: bytes) -> bytes:
     count = len(entries) // 8
     if count <= SMALL_LIST:
         words = struct.unpack(f"<{count}Q", entries)
-        if not any(word & PAGE_MASK for word in words):
+        together = 0
+        for word in words:
+            together |= word
+        if not together & PAGE_MASK:
             return entries
         return struct.pack(f"<{count}Q", *[word & ~PAGE_MASK for word in words])
     array = np.frombuffer(entries, "<u8")
