@@ -67,6 +67,8 @@ _UNKNOWN: Final = smc.OPTEE_SMC_RETURN_UNKNOWN_FUNCTION
 _FOREIGN_INTR: Final = smc.OPTEE_SMC_RETURN_RPC_FOREIGN_INTR
 _THREAD_LIMIT: Final = smc.OPTEE_SMC_RETURN_ETHREAD_LIMIT
 _MASK32: Final = 0xFFFF_FFFF
+_GONE: Final = (smc.OPTEE_SMC_RETURN_ENOTAVAIL, smc.OPTEE_SMC_RETURN_ERESUME)
+"""What ends a call whose mediator has died; no secure world answers a correct driver so."""
 _NO_WORDS: Final = (0, 0, 0, 0)
 
 Words = Sequence[int]
@@ -197,9 +199,7 @@ class Driver:
 
     def lose(self) -> None:
         """The mediator is another one, or none: what the secure world had of this guest is gone."""
-        if self.settings.renews and not self.lost:
-            self.lost = True
-            self.notifications.fail()
+        self.lost = self.lost or self.settings.renews
 
     async def renew(self) -> None:
         """Take back what the lost secure world had, and probe the one that is there now.
@@ -246,10 +246,7 @@ class Driver:
     async def _enable_shm_cache(self) -> None:
         waiter = Waiter(self.kernel)
         self.queue.join(waiter, False)
-        while (status := (await self.trap(smc.OPTEE_SMC_ENABLE_SHM_CACHE))[0]) != _OK:
-            if status == smc.OPTEE_SMC_RETURN_ENOTAVAIL and self.settings.renews:
-                self.queue.leave(waiter)
-                raise ProbeError("no secure world any more")
+        while (await self.trap(smc.OPTEE_SMC_ENABLE_SHM_CACHE))[0] != _OK:
             await self.queue.another_call(waiter)
         self.queue.leave(waiter)
 
@@ -354,7 +351,7 @@ class Driver:
                 queue.leave(waiter)
                 raise
             self.rpc.finish(context)
-            if status == smc.OPTEE_SMC_RETURN_ENOTAVAIL:
+            if status in _GONE:
                 self.lose()
         queue.leave(waiter)
         if status == _OK:

@@ -43,9 +43,9 @@ class DriverSettings:
     bits (OPTEE_SMC_SEC_CAP_*) that this driver does not know and so ignores; RPC_ARG for Linux
     before 5.18, which makes it call in the classic style. ``processors``: what the kernel takes for
     their number (``nr_cpu_ids``); with one it says UNIPROCESSOR. 0: as many as the guest has.
-    ``renews``: it knows that its mediator may die: a call that is answered ENOTAVAIL, which no TEE
-    does, means that everything it had there is gone; it wakes whoever waits for a notification that
-    will not come, and probes again (:mod:`mediator.guest.renewal`).
+    ``renews``: it knows that its mediator may die: a call that is answered ENOTAVAIL or ERESUME,
+    which no TEE does, means that everything it had there is gone, and it probes again
+    (:mod:`mediator.guest.renewal`).
     """
 
     profile: Profile = LINUX_6_12

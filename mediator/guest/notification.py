@@ -17,7 +17,6 @@ class Notifications:
         self._kernel = kernel
         self._remembered: set[int] = set()
         self._waiting: dict[int, Completion] = {}
-        self._failed = False
         self.max_key = max_key
 
     @property
@@ -30,7 +29,7 @@ class Notifications:
 
         False if the key is out of range or has a waiter already, or if the time has passed.
         """
-        if key > self.max_key or self._failed:
+        if key > self.max_key:
             return False
         if key in self._remembered:
             self._remembered.remove(key)
@@ -41,13 +40,7 @@ class Notifications:
         self._waiting[key] = completion
         woken = await completion.wait(timeout)
         del self._waiting[key]
-        return woken and not self._failed
-
-    def fail(self) -> None:
-        """The secure world is gone: nobody sends any more, and every wait fails."""
-        self._failed = True
-        for completion in self._waiting.values():
-            completion.complete()
+        return woken
 
     def send(self, key: int) -> bool:
         """Wake the waiter of ``key`` or remember the send. False if the key is out of range."""

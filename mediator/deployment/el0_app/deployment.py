@@ -192,9 +192,9 @@ class El0App(Face):
                 )
             self._run(self._entrance.initialise(instance, b"", mode, self.threads or 0))
         except AppGone as error:
-            # Not yet known to anybody: nothing is lost with it.
-            instance.dead = str(error)
-            self._end_process(instance)
+            # Not yet known to anybody: no guest is lost with it.
+            self._died(instance, NO_GUEST, str(error))
+            self._bury_one(instance)
             raise LaunchError(f"app {self.manifest.name!r}: {error}") from error
         return instance
 
@@ -248,6 +248,10 @@ class El0App(Face):
         """What each running app's process was seen to be."""
         return self._fleet.isolation
 
+    def process_of(self, guest: int) -> int:
+        """The process that serves a guest. ``KeyError``: none does."""
+        return self._fleet.pid(self._homes[guest].app)
+
     @property
     def deaths(self) -> int:
         """Apps that died."""
@@ -289,21 +293,31 @@ class El0App(Face):
         self._supervisor.died(instance, guest, reason, lambda: self._end_process(instance))
 
     def _bury(self, instance: Instance) -> None:
-        with self._payer(NO_GUEST):
-            self._buried(instance)
+        if not instance.buried:
+            with self._payer(NO_GUEST):
+                self._buried(instance)
 
     def _buried(self, instance: Instance) -> None:
-        supervisor = self._supervisor
-        supervisor.bury(instance)
-        self._retire(instance)
-        for guest in instance.grants:
-            self._homes.pop(guest, None)
+        self._bury_one(instance)
+        if not instance.dead:
+            return  # it had nothing to do any more
         if self._spare is instance:
             self._spare = None
+        supervisor = self._supervisor
         if self._spare is None and not supervisor.given_up:
             self._spare = supervisor.restart(instance)
-        if self._spare is not None:
-            supervisor.renew(self._spare)
+        if supervisor.must_renew(self._homes) and self._spare is not None:
+            home = self._instance(instance)
+            if home is not None:
+                supervisor.renew(home)
+
+    def _bury_one(self, instance: Instance) -> None:
+        instance.buried = True
+        self._supervisor.bury(instance)
+        self._retire(instance)
+        for guest in instance.grants:
+            if self._homes.get(guest) is instance:
+                del self._homes[guest]
 
     def admit(self, instance: Instance, grant: Grant) -> bool:
         """Let ``instance`` create the control domain anew."""
@@ -332,17 +346,13 @@ class El0App(Face):
 
     # --- guests ---------------------------------------------------------------------------------
 
-    def _instance(self, guest: int) -> Instance | None:
-        """The app for a new guest."""
+    def _instance(self, before: Instance | None = None) -> Instance | None:
+        """The app for a new guest. ``before``: one that died, whose guest it is."""
         instance = self._spare
-        if instance is None or self.manifest.instances != PER_GUEST:
-            return instance
-        try:
+        if instance is not None and self.manifest.instances == PER_GUEST:
+            # The guest gets this one, whether or not there is another for the next guest.
             with self._payer(NO_GUEST):
-                self._spare = self.start()
-        except LaunchError as error:
-            self.host.log(guest, str(error))
-            return None
+                self._spare = self._supervisor.restart(before or instance)
         return instance
 
     async def _guest_created(self, guest: int, switching: bool) -> bool:
@@ -354,7 +364,7 @@ class El0App(Face):
             return False
         if old is not None and guest in self._homes:
             return False  # the dead app that knew it is not buried yet
-        instance = self._instance(guest)
+        instance = self._instance()
         if instance is None or not await self._entrance.free(instance, switching):
             return False
         if old is not None:
@@ -365,24 +375,37 @@ class El0App(Face):
         guest = grant.guest
         self._grants[guest] = instance.grants[guest] = grant
         self._homes[guest] = instance
-        taken = False
         try:
             answer = await self._entrance.enter(
                 instance, grant, abi.ENTRY_GUEST_CREATED, b"", (guest, grant.client), switching
             )
-            taken = answer is not None and answer.status == abi.OUTCOME_DONE
-        finally:
-            if not taken and not grant.lost:
+        except BaseException:
+            if not grant.lost:
                 self._dismiss(instance, grant)
-        if taken and not grant.partition:
-            self._died(instance, guest, "protocol: a guest was created without the TEE")
-            if not instance.open:
-                self._bury(instance)
-            return False
-        return taken
+            raise
+        if answer is not None:
+            taken = answer.status == abi.OUTCOME_DONE
+            if taken and grant.partition:
+                return True
+            if taken:
+                self._lied(instance, guest, "a guest was created without the TEE")
+            elif grant.partition:
+                self._lied(instance, guest, "a guest was refused that the TEE has taken")
+            else:
+                self._dismiss(instance, grant)
+        # The control domain may have got a partition from the next app meanwhile.
+        now = self._grants.get(guest)
+        return now is not None and now is not grant and not now.lost
+
+    def _lied(self, instance: Instance, guest: int, what: str) -> None:
+        """The app's last word contradicts what it did."""
+        self._died(instance, guest, f"protocol: {what}")
+        if not instance.open:
+            self._bury(instance)
 
     def _dismiss(self, instance: Instance, grant: Grant) -> None:
         """The guest is not the app's any more: nothing of it may be left."""
+        grant.lost = True  # whoever traps meanwhile is not served
         instance.grants.pop(grant.guest, None)
         self._homes.pop(grant.guest, None)
         if grant.partition or grant.pins.count or grant.answer & MASK32:
@@ -390,9 +413,10 @@ class El0App(Face):
         self.iommu.forget(grant.guest)
         instance.server.shadows.inherit(grant, self._own)
         self._forget(grant)
-        if self.manifest.instances == PER_GUEST and not instance.open and not instance.dead:
-            self._supervisor.bury(instance)
-            self._retire(instance)
+        if self.manifest.instances == PER_GUEST and not instance.dead:
+            instance.needless = True
+            if not instance.open:
+                self._bury(instance)
 
     def _forget(self, grant: Grant) -> None:
         self._past += usage(grant)
@@ -420,14 +444,16 @@ class El0App(Face):
         answer = await self._entrance.enter(
             instance, grant, abi.ENTRY_GUEST_DESTROYED, b"", (guest,), switching
         )
-        if answer is None:
-            if guest in self._homes:
+        if answer is not None:
+            if answer.status != abi.OUTCOME_DONE:
                 return False
-            self._forget(grant)
-            return True
-        if answer.status != abi.OUTCOME_DONE:
+            if not grant.partition:
+                self._dismiss(instance, grant)
+                return True
+            self._lied(instance, guest, "a guest is gone that the TEE still has")
+        if guest in self._homes:
             return False
-        self._dismiss(instance, grant)
+        self._forget(grant)
         return True
 
     async def _trap(

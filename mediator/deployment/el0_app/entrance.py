@@ -20,7 +20,7 @@ class Abandoned(Exception):
 class Entrance:
     """Enters apps. ``own``: the account of the hypervisor itself. ``runs``: whether an app has a
     process. ``died``: told of an app's death, with the guest and the reason. ``bury``: told when
-    nothing of a dead app is on a stack any more. ``secure_call``: instead of ``host.smc``."""
+    nothing of an app that is dead or of no use is on a stack any more. ``secure_call``: instead of ``host.smc``."""
 
     __slots__ = ("_bury", "_died", "_own", "_runs", "_secure_call")
 
@@ -119,7 +119,7 @@ class Entrance:
         return True
 
     def leave(self, instance: Instance, entry: Open) -> None:
-        """The entry is over; the last one out of a dead app buries it."""
+        """The entry is over; the last one out of an app that is dead or of no use buries it."""
         instance.end(entry)
-        if instance.is_dead() and not instance.open:
+        if (instance.dead or instance.needless) and not instance.open:
             self._bury(instance)

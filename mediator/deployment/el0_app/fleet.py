@@ -79,6 +79,10 @@ class Fleet:
         """What each running process was seen to be."""
         return tuple(process.isolation for process in self._processes.values())
 
+    def pid(self, app: int) -> int:
+        """The process of an app that runs."""
+        return self._processes[app].isolation.pid
+
     def runs(self, app: int) -> bool:
         """Whether this app has a process."""
         return app in self._processes

@@ -71,16 +71,22 @@ def whoever(_guest: int) -> AbstractContextManager[None]:
 
 
 class Instance:
-    """An app that runs, or has run (``dead``). ``open``: entries that have not returned, oldest first."""
+    """An app that runs, or has run (``dead``), and of which nothing is left (``buried``).
+
+    ``needless``: it was for one guest, which is gone.
+    ``open``: entries that have not returned, oldest first.
+    """
 
     __slots__ = (
         "_exchange",
         "app",
+        "buried",
         "capabilities",
         "charge",
         "dead",
         "grants",
         "link",
+        "needless",
         "open",
         "reads_ahead",
         "serial",
@@ -111,6 +117,8 @@ class Instance:
         self.charge = charge
         self.open: list[Open] = []
         self.dead = ""
+        self.buried = False
+        self.needless = False
         self.serial = 0
         self.served = 0
         """Entries for a guest that came to their end."""
@@ -152,24 +160,26 @@ class Instance:
         turn = self._exchange(message)
         if opened:
             self.windows.take()
+        # What it says is paid for, whatever it is.
         final = turn.pop()
-        if final.number == PANIC:
-            text = final.payload[: abi.MAX_LOG].decode("utf-8", "replace")
-            raise AppGone(f"panic: {text}")
         grant = entry.grant
         grant.turns += 1
         copied = len(message) - abi.HEADER_SIZE + len(final.payload)
-        name = entry.name
-        if final.entry != name:
-            raise AppGone(f"protocol: it spoke for entry {final.entry:#x}")
         # What is left was posted.
         for said in turn:
             copied += len(said.payload)
-            if said.entry != name:
-                raise AppGone(f"protocol: it spoke for entry {said.entry:#x}")
         grant.copied += copied
         if self.charge is not None:
             self.charge(1, -(-(copied - _SHORT) // _PAGE) if copied > _SHORT else 0)
+        if final.number == PANIC:
+            text = final.payload[: abi.MAX_LOG].decode("utf-8", "replace")
+            raise AppGone(f"panic: {text}")
+        name = entry.name
+        if final.entry != name:
+            raise AppGone(f"protocol: it spoke for entry {final.entry:#x}")
+        for said in turn:
+            if said.entry != name:
+                raise AppGone(f"protocol: it spoke for entry {said.entry:#x}")
         for said in turn:
             self.server.post(entry, said)
         return final

@@ -26,6 +26,11 @@ class Iommu:
         self._guests: dict[int, int] = {}
         self._mappings: dict[tuple[int, int], tuple[int, int, int]] = {}
 
+    @property
+    def mappings(self) -> int:
+        """Pages that devices reach."""
+        return len(self._mappings)
+
     def assign(self, stream: int, guest: int | None) -> None:
         """Give the device behind ``stream`` to a guest (``None``: to nobody); its mappings go."""
         for key in [key for key in self._mappings if key[0] == stream]:

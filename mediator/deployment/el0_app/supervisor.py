@@ -11,10 +11,9 @@ The control domain cannot be made anew: it gets a new partition under a client i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Final, Protocol
 
-from mediator.deployment.el0_app.channel import AppGone
 from mediator.deployment.el0_app.events import (
     AppDied,
     AppGivenUp,
@@ -162,29 +161,36 @@ class Supervisor:
         self._emit(PartitionCleaned(grant.guest, grant.client, grant.answer, released))
 
     def restart(self, instance: Instance) -> Instance | None:
-        """A new app in place of a dead one that is buried; ``None``: not any more."""
-        if self._deaths >= MAX_RESTARTS:
-            self._give_up(
-                instance, f"{self._deaths} apps in a row died before they served anything"
-            )
+        """A new app in place of one that is buried or taken; ``None``: not any more."""
+        if self.given_up:
             return None
         reason = ""
-        for _ in range(MAX_RESTARTS):
-            # A machine that is too busy for one start may have the time for the next.
+        while self._deaths < MAX_RESTARTS:
+            deaths = self.deaths
             try:
                 return self._starter.start()
-            except (LaunchError, AppGone) as error:
-                reason = str(error)
-        self._give_up(instance, reason)
+            except LaunchError as error:
+                # A machine that is too busy for one start may have the time for the next.
+                reason = f": {error}"
+                self._host.log(NO_GUEST, str(error))
+                if self.deaths == deaths:
+                    # It did not even begin.
+                    self._deaths += 1
+        self._give_up(
+            instance, f"{self._deaths} apps in a row died before they served anything{reason}"
+        )
         return None
 
+    def must_renew(self, homes: Container[int]) -> bool:
+        """Whether the control domain waits for a new partition. ``homes``: guests with an app, alive or
+        not buried yet."""
+        old = None if self._control is None else self._all.get(self._control)
+        return old is not None and old.lost and old.guest not in homes
+
     def renew(self, instance: Instance) -> None:
-        """Give the control domain, if it was lost, a new partition in ``instance``."""
-        if self._control is None:
-            return
-        old = self._all.get(self._control)
-        if old is None or not old.lost:
-            return
+        """Give the control domain, which was lost, a new partition in ``instance``."""
+        assert self._control is not None
+        old = self._all[self._control]
         grant = Grant(old.guest, self.next_client)
         self.next_client -= 1
         self._clients[grant.client] = grant.guest
