@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 SLACK = 1.15
@@ -37,6 +38,28 @@ def gate(
 def passed(gates: Sequence[Report]) -> bool:
     """Whether all hold."""
     return all(bool(found["passed"]) for found in gates)
+
+
+def report(
+    name: str, results: Sequence[Mapping[str, float]], gates: list[Report], digits: int = 2
+) -> Report:
+    """What a benchmark found: ``results`` are seconds by variant, one mapping for each round."""
+    medians = {
+        variant: round(statistics.median([timed[variant] for timed in results]) * 1e6, digits)
+        for variant in results[0]
+    }
+    return {
+        "benchmark": name,
+        "rounds": len(results),
+        "microseconds": medians,
+        "gates": gates,
+        "passed": passed(gates),
+    }
+
+
+def ratio_of(results: Sequence[Mapping[str, float]], over: str, under: str) -> float:
+    """The median of the ratios of two variants within a round."""
+    return statistics.median([timed[over] / timed[under] for timed in results])
 
 
 def gate_lines(gates: object, heading: str = "") -> list[str]:

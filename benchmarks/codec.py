@@ -16,7 +16,6 @@ Exit code 1 if a ratio misses its target by more than 15 %.
 from __future__ import annotations
 
 import gc
-import statistics
 import struct
 import sys
 import time
@@ -25,7 +24,7 @@ from typing import NamedTuple
 
 import construct
 
-from benchmarks._report import Report, gate, gate_lines, passed, run, time_lines
+from benchmarks._report import Report, gate, gate_lines, ratio_of, report, run, time_lines
 from smccc import declarations
 from smccc.message import parse_message
 from smccc.wire import MESSAGE, pack_message, pack_message_into, unpack_message
@@ -156,26 +155,19 @@ def measure(rounds: int) -> list[dict[str, float]]:
     return results
 
 
-def report(results: list[dict[str, float]]) -> Report:
+def found_in(results: list[dict[str, float]]) -> Report:
     """Medians of the variants, and of each gate's ratio within a round."""
-    times = {name: statistics.median([timed[name] for timed in results]) * 1e6 for name in VARIANTS}
     gates = [
         gate(
             wanted.name,
-            statistics.median([timed[wanted.over] / timed[wanted.under] for timed in results]),
+            ratio_of(results, wanted.over, wanted.under),
             wanted.target,
             of=f"{wanted.over} / {wanted.under}",
             at_least=wanted.at_least,
         )
         for wanted in GATES
     ]
-    return {
-        "benchmark": "codec",
-        "rounds": len(results),
-        "microseconds": {name: round(value, 3) for name, value in times.items()},
-        "gates": gates,
-        "passed": passed(gates),
-    }
+    return report("codec", results, gates, digits=3)
 
 
 def table(found: Report) -> str:
@@ -186,7 +178,7 @@ def table(found: Report) -> str:
 
 def main() -> int:
     """Measure, print, and say whether all gates hold."""
-    return run(__doc__, lambda options: report(measure(options.rounds)), table, rounds=ROUNDS)
+    return run(__doc__, lambda options: found_in(measure(options.rounds)), table, rounds=ROUNDS)
 
 
 if __name__ == "__main__":

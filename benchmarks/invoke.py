@@ -14,7 +14,6 @@ Exit code 1 if a ratio is above its target times 1.15.
 from __future__ import annotations
 
 import gc
-import statistics
 import struct
 import sys
 import time
@@ -22,7 +21,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 from uuid import UUID
 
-from benchmarks._report import Report, gate, gate_lines, passed, run, time_lines
+from benchmarks._report import Report, gate, gate_lines, ratio_of, report, run, time_lines
 from mediator.deployment.choice import Deployment
 from mediator.guest.cpu import GuestCpu
 from mediator.hypervisor.core import MachineSettings
@@ -241,25 +240,18 @@ GATES = tuple(
 )
 
 
-def report(results: list[dict[str, float]]) -> Report:
+def found_in(results: list[dict[str, float]]) -> Report:
     """Medians of the variants, and of each gate's ratio within a round."""
-    times = {name: statistics.median([t[name] for t in results]) * 1e6 for name in results[0]}
     gates = [
         gate(
             wanted.name,
-            statistics.median([timed[wanted.over] / timed[wanted.under] for timed in results]),
+            ratio_of(results, wanted.over, wanted.under),
             wanted.target,
             of=f"{wanted.over} / {wanted.under}",
         )
         for wanted in GATES
     ]
-    return {
-        "benchmark": "invoke",
-        "rounds": len(results),
-        "microseconds": {name: round(value, 2) for name, value in times.items()},
-        "gates": gates,
-        "passed": passed(gates),
-    }
+    return report("invoke", results, gates)
 
 
 def table(found: Report) -> str:
@@ -271,7 +263,7 @@ def table(found: Report) -> str:
 
 def main() -> int:
     """Measure, print, and say whether all gates hold."""
-    return run(__doc__, lambda options: report(measure(options.rounds)), table, rounds=ROUNDS)
+    return run(__doc__, lambda options: found_in(measure(options.rounds)), table, rounds=ROUNDS)
 
 
 if __name__ == "__main__":

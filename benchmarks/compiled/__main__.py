@@ -17,12 +17,11 @@ import argparse
 import contextlib
 import json
 import os
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks._report import Report, gate, gate_lines, passed, run, time_lines
+from benchmarks._report import Report, gate, gate_lines, ratio_of, report, run, time_lines
 from benchmarks.compiled.build import INTO, ROOT, build
 from benchmarks.compiled.modules import HOT
 
@@ -90,24 +89,17 @@ def measure(tree: Path, rounds: int) -> list[dict[str, float]]:
     return results
 
 
-def report(results: list[dict[str, float]]) -> Report:
+def found_in(results: list[dict[str, float]]) -> Report:
     """Medians of the variants, and of each ratio within a round."""
-    times = {name: statistics.median([t[name] for t in results]) * 1e6 for name in results[0]}
     gates: list[Report] = []
     for mode in MODES:
         for style in STYLES:
             over, under = (f"{kind}, {mode}, {style}" for kind in KINDS)
-            ratio = statistics.median([timed[over] / timed[under] for timed in results])
             target = TARGET if mode == GATED else None
             name, of = f"compiled, {mode}, {style}", f"{over} / {under}"
+            ratio = ratio_of(results, over, under)
             gates.append(gate(name, ratio, target, of=of, at_least=True, slack=1.0))
-    return {
-        "benchmark": "compiled",
-        "rounds": len(results),
-        "microseconds": {name: round(value, 2) for name, value in times.items()},
-        "gates": gates,
-        "passed": passed(gates),
-    }
+    return report("compiled", results, gates)
 
 
 def table(found: Report) -> str:
@@ -125,7 +117,7 @@ def main() -> int:
         with contextlib.redirect_stdout(sys.stderr):
             if build(tree):
                 raise SystemExit(1)
-        return report(measure(tree, options.rounds))
+        return found_in(measure(tree, options.rounds))
 
     def more(parser: argparse.ArgumentParser) -> None:
         told = "compiled tree (build/compiled)"
