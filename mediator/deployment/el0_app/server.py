@@ -21,9 +21,9 @@ from mediator.deployment.el0_app.iommu import Iommu
 from mediator.deployment.el0_app.manifest import Manifest, within
 from mediator.deployment.el0_app.shadow_book import ShadowBook
 from mediator.deployment.el0_app.traced import traced
+from mediator.deployment.el0_app.walks import Take, Walk, list_writer, walk
 from mediator.deployment.el0_app.windows import Windows
 from mediator.host import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Host, Shadow
-from mediator.optee.memory import with_offsets
 from mediator.optee.syscalls import Syscall
 from smccc.constants import optee_smc as smc
 
@@ -157,6 +157,7 @@ class Server:
             Syscall.READ_AND_PIN: self._read_and_pin,
             Syscall.TRACE: self._trace,
             Syscall.WRITE_RESULT: self._write_result,
+            Syscall.PIN_LIST: self._pin_list,
         }
         self._handlers = {
             number: handler for number, handler in handlers.items() if number in manifest.syscalls
@@ -295,43 +296,34 @@ class Server:
         return result(message, abi.OK)
 
     def _read_and_pin(self, entry: Open, message: Message) -> bytes:
-        """As the mediator itself would, step by step; the same calls of the host in the same order."""
+        listed: list[bytes] = []
+        found = self._walk(entry, message, listed.append)
+        words = listed[0] if len(listed) == 1 else b"".join(listed)
+        return result(
+            message, found.status, words, found.link, len(words) // _WORD, flags=found.flags
+        )
+
+    def _pin_list(self, entry: Open, message: Message) -> bytes:
+        """The app could write the same into its arena; what is there is of no interest here."""
+        entries, offset = message.args[2], message.args[4]
+        arena = self._windows.view
+        pages = -(-entries // _LIST_PAGE)
+        if offset & PAGE_MASK or offset < SHADOWS_AT or pages > (len(arena) - offset) // PAGE_SIZE:
+            raise Refusal(abi.BAD_ARGUMENT)
+        found = self._walk(entry, message, list_writer(arena[offset:]))
+        return result(message, found.status, b"", found.link, found.count, flags=found.flags)
+
+    def _walk(self, entry: Open, message: Message, take: Take) -> Walk:
         guest, ipa, entries, step, *_ = message.args
         grant = self._grant(entry, guest)
         if not 0 < entries <= abi.MAX_PAGES or not step or step % _LIST_PAGE:
             raise Refusal(abi.BAD_ARGUMENT)
         if grant.pins.count + entries > self._manifest.pinned_pages:
             raise Refusal(abi.TOO_MUCH)
-        host = self._host
-        listed: list[bytes] = []
-        pinned: list[bytes] = []
-        status = flags = link = 0
-        left = entries
-        try:
-            while left:
-                now = min(left, step)
-                chain = host.read_page_list(guest, ipa, now)
-                frames = None if chain is None else host.pin_pages(guest, chain[0])
-                if chain is None or frames is None:
-                    status = abi.NO
-                    break
-                listed.append(chain[0])
-                pinned.append(frames)
-                ipa = link = chain[1]
-                left -= now
-                if left and host.should_preempt():
-                    flags = abi.FLAG_PREEMPT
-                    break
-        except Exception:
-            # The app is not told of these pins.
-            for frames in pinned:
-                host.unpin_pages(guest, frames)
-            raise
-        all_frames = pinned[0] if len(pinned) == 1 else b"".join(pinned)
-        if all_frames:
-            grant.pins.add(all_frames)
-        words = with_offsets(all_frames, listed[0] if len(listed) == 1 else b"".join(listed))
-        return result(message, status, words, link, len(words) // _WORD, flags=flags)
+        found = walk(self._host, guest, ipa, entries, step, take)
+        for frames in found.frames:
+            grant.pins.add(frames)
+        return found
 
     def _read_pinned(self, entry: Open, message: Message) -> bytes:
         guest, pa, length, *_ = message.args
@@ -427,7 +419,7 @@ class Server:
             if not within(self._manifest.forward, function, function):
                 raise Refusal(abi.NOT_ALLOWED)
             self._forwarded.add(function)
-            if function not in _LIFE:
+            if function not in _LIFE and function != smc.OPTEE_SMC_ENABLE_ASYNC_NOTIF:
                 self._plain.add(function)
         if function == smc.OPTEE_SMC_ENABLE_ASYNC_NOTIF:
             entry.grant.listens = True
