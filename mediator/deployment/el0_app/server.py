@@ -311,7 +311,7 @@ class Server:
         if offset & PAGE_MASK or offset < SHADOWS_AT or pages > (len(arena) - offset) // PAGE_SIZE:
             raise Refusal(abi.BAD_ARGUMENT)
         found = self._walk(entry, message, list_writer(arena[offset:]))
-        return result(message, found.status, b"", found.link, found.count, flags=found.flags)
+        return result(message, found.status, b"", found.link, found.pinned, flags=found.flags)
 
     def _walk(self, entry: Open, message: Message, take: Take) -> Walk:
         guest, ipa, entries, step, *_ = message.args
@@ -620,7 +620,6 @@ POSTABLE: Final = frozenset(
         Syscall.QUARANTINE,
         Syscall.PARK_VCPU,
         Syscall.WAKE_VCPU,
-        Syscall.UNMAP_GUEST_PAGE,
         Syscall.TRACE,
     )
 )
