@@ -3,16 +3,24 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 
 from mediator.deployment.el0_app import aftermath
 from mediator.deployment.el0_app.deployment import ENOTAVAIL
 from mediator.deployment.el0_app.grants import Grant
 from mediator.deployment.face import DONE, NOT_MINE
+from mediator.hypervisor.host import ReferenceHost
+from mediator.hypervisor.memory import PhysicalMemory
+from smccc.constants import optee_rpc
 from smccc.constants import optee_smc as smc
+from smccc.registers import pair
+from smccc.wire import MESSAGE, message_size
 from tests.el0_app.local import LocalApp
 from tests.el0_app.rig import AppRig, app_rig
-from tests.mediator.with_optee import GUEST, OTHER, RAM, Slow
+from tests.mediator.rig import msg
+from tests.mediator.with_optee import CLASSIC, GUEST, OTHER, RAM, Slow
 
 OK = smc.OPTEE_SMC_RETURN_OK
 UNFORWARDED = 0xB200_0077
@@ -122,4 +130,138 @@ def test_a_bitmap_of_waits() -> None:
     grant = Grant(OTHER, 1)
     grant.renewed, grant.owed = True, aftermath.owed(1)
     frame = (smc.OPTEE_SMC_GET_ASYNC_NOTIF_VALUE, 9, 9, 9, 9, 9, 9, 9)
-    assert aftermath.answer(grant, frame) == (OK, 0x40, 1, 9, 9, 9, 9, 9)
+    assert aftermath.answer(ReferenceHost(PhysicalMemory()), grant, frame) == (
+        OK,
+        0x40,
+        1,
+        9,
+        9,
+        9,
+        9,
+        9,
+    )
+
+
+# --- what a driver has lent -------------------------------------------------------------------------
+
+PAGE = RAM + 0x8000
+"""The page that a classic driver lends for messages."""
+BUFFER = RAM + 0xA000
+COOKIE = 0x1_2345_6000
+
+
+def away_for_memory(rig: AppRig) -> tuple[int, int]:
+    """A call that asks for memory: its thread, and where the request lies."""
+    regs = rig.invoke(RAM + 0x2000, Slow.ALLOCATE)
+    at = RAM + 0x2000 + message_size(0)
+    if rig.classic:
+        assert regs[0] == smc.OPTEE_SMC_RETURN_RPC_ALLOC
+        regs = rig.resume(regs[3], PAGE >> 32, PAGE & 0xFFFF_FFFF, 0, 0x77)
+        at = PAGE
+    assert regs[0] == smc.OPTEE_SMC_RETURN_RPC_CMD
+    (command,) = struct.unpack("<I", rig.get(at, 4))
+    assert command == optee_rpc.OPTEE_RPC_CMD_SHM_ALLOC
+    return regs[3], at
+
+
+def lend(rig: AppRig, at: int) -> None:
+    """The driver's answer to the request: a buffer under :data:`COOKIE`."""
+    listed = rig.page_list(RAM + 0x1E_0000, BUFFER)
+    rig.put(at, MESSAGE[1].pack(6, 0, 0, 0, 0, 0, 0, 1, 0x20A, listed, 4096, COOKIE))
+
+
+def freed(rig: AppRig) -> list[int]:
+    """What a driver is told to free when it takes back a page: each by an RPC of that call."""
+    found = []
+    at = RAM + 0x5000
+    regs = rig.call(at, msg(5, params=[(5, 0, 0, 0x99)]))
+    while regs[0] == smc.OPTEE_SMC_RETURN_RPC_CMD:
+        fields = MESSAGE[1].unpack(rig.get(at + message_size(1), message_size(1)))
+        assert fields[0] == optee_rpc.OPTEE_RPC_CMD_SHM_FREE
+        assert fields[7:10] == (1, 1, optee_rpc.OPTEE_RPC_SHM_TYPE_KERNEL)
+        found.append(fields[10])
+        regs = rig.resume(regs[3])
+    assert regs[0] == ENOTAVAIL
+    return found
+
+
+@pytest.mark.parametrize("control", [None, GUEST])
+def test_a_driver_gets_back_what_it_has_lent(control: int | None) -> None:
+    with app_rig(LocalApp, control=control) as rig:
+        thread, at = away_for_memory(rig)
+        lend(rig, at)
+        rig.monitor.pending = 1
+        rig.resume(thread)
+        rig.app.kill()
+        assert freed(rig) == [COOKIE]
+        assert freed(rig) == []
+
+
+def test_what_it_has_got_back_is_not_given_twice() -> None:
+    with app_rig(LocalApp, control=GUEST) as rig:
+        thread, at = away_for_memory(rig)
+        lend(rig, at)
+        regs = rig.resume(thread)
+        while regs[0] & 0xFFFF_0000 == smc.OPTEE_SMC_RETURN_RPC_PREFIX:
+            regs = rig.resume(regs[3])
+        assert regs[0] == OK
+        rig.app.kill()
+        assert freed(rig) == []
+
+
+def test_an_answer_without_memory_lends_nothing() -> None:
+    with app_rig(LocalApp, control=GUEST) as rig:
+        thread, at = away_for_memory(rig)
+        rig.put(at, MESSAGE[1].pack(6, 0, 0, 0, 0, 0xFFFF_000C, 2, 1, 0x20A, 0, 0, COOKIE))
+        rig.resume(thread)
+        rig.app.kill()
+        assert freed(rig) == []
+
+
+def test_a_classic_driver_gets_it_back_from_the_cache() -> None:
+    with app_rig(LocalApp, CLASSIC, control=GUEST) as rig:
+        thread, at = away_for_memory(rig)
+        lend(rig, at)
+        rig.monitor.pending = 1
+        rig.resume(thread, 0, 0)
+        rig.app.kill()
+        found = []
+        while (regs := rig.smc(smc.OPTEE_SMC_DISABLE_SHM_CACHE))[0] == OK:
+            found.append(pair(regs[1], regs[2]))
+        assert regs[0] == ENOTAVAIL
+        assert sorted(found) == [0x77, COOKIE]
+
+
+def test_a_page_lent_while_the_app_died_is_given_back() -> None:
+    with app_rig(LocalApp, CLASSIC, control=GUEST) as rig:
+        regs = rig.invoke(RAM + 0x2000, Slow.ALLOCATE)
+        assert regs[0] == smc.OPTEE_SMC_RETURN_RPC_ALLOC
+        rig.app.kill()
+        assert rig.resume(regs[3], PAGE >> 32, PAGE & 0xFFFF_FFFF, 0, 0x77)[0] != OK
+        assert rig.smc(smc.OPTEE_SMC_DISABLE_SHM_CACHE)[:3] == (OK, 0, 0x77)
+        assert rig.smc(smc.OPTEE_SMC_DISABLE_SHM_CACHE)[0] == ENOTAVAIL
+
+
+def test_messages_that_have_no_room_for_an_rpc_get_none() -> None:
+    with app_rig(LocalApp, control=GUEST) as rig:
+        thread, at = away_for_memory(rig)
+        lend(rig, at)
+        rig.monitor.pending = 1
+        rig.resume(thread)
+        rig.app.kill()
+        rig.put(RAM + 0x5000, msg(5)[:28] + struct.pack("<I", 0xFFFF_FFFF))
+        low = (RAM + 0x5000) & 0xFFFF_FFFF
+        for a1, a2 in (((RAM + 0x5000) >> 32, low), (0, 0), (0, low | 0xFF8), (0xFFFF, 0)):
+            assert rig.smc(smc.OPTEE_SMC_CALL_WITH_RPC_ARG, a1, a2)[0] == ENOTAVAIL
+        assert freed(rig) == [COOKIE]
+
+
+def test_a_driver_that_probed_again_has_lent_nothing() -> None:
+    with app_rig(LocalApp, CLASSIC, control=GUEST) as rig:
+        away_for_memory(rig)
+        rig.app.kill()
+        kept = rig.app.snapshot()
+        assert rig.smc(smc.OPTEE_SMC_EXCHANGE_CAPABILITIES)[0] == OK
+        assert rig.smc(smc.OPTEE_SMC_DISABLE_SHM_CACHE)[0] == ENOTAVAIL
+        rig.app.restore(kept)
+        assert rig.smc(smc.OPTEE_SMC_DISABLE_SHM_CACHE)[:3] == (OK, 0, 0x77)

@@ -55,6 +55,7 @@ from mediator.optee.lifecycle import Probe
 from mediator.optee.mediator import GuestInfo, Wait
 from mediator.optee.settings import MediatorSettings
 from smccc.constants import optee_smc as smc
+from smccc.registers import pair
 
 T = TypeVar("T")
 
@@ -62,6 +63,8 @@ ENOTAVAIL: Final = smc.OPTEE_SMC_RETURN_ENOTAVAIL
 """x0 of a call whose app died, and of the calls of a guest whose state was lost; see :mod:`.aftermath`."""
 BUSY: Final = smc.OPTEE_SMC_RETURN_ETHREAD_LIMIT
 """x0 of a call that comes while an app that serves one at a time is at work: wait for another call."""
+
+RETURN_FROM_RPC: Final = smc.OPTEE_SMC_CALL_RETURN_FROM_RPC
 
 NOTIFICATION_INTID: Final = 32
 """The physical interrupt of notifications, if the caller does not say."""
@@ -463,7 +466,7 @@ class El0App(Face):
         if grant is None:
             return None
         if grant.lost or grant.renewed:
-            refused = aftermath.answer(grant, regs)
+            refused = aftermath.answer(self.host, grant, regs)
             if refused is not None:
                 return refused
         instance = self._homes[guest]
@@ -475,6 +478,9 @@ class El0App(Face):
             return (aftermath.ended(regs[0] & MASK32), *regs[1:])
         entrance = self._entrance
         entry = instance.begin(abi.ENTRY_HANDLE_SMC, guest, grant)
+        lent = grant.lent
+        if lent.asked and regs[0] & MASK32 == RETURN_FROM_RPC:
+            entry.lent_at = lent.returns(regs)
         size, number, address, length = _REGISTERS, 0, 0, 0
         data: bytes | None = None
         if instance.reads_ahead:
@@ -485,6 +491,9 @@ class El0App(Face):
                 if data is not None:
                     number, address, length = read
                     size += len(data)
+                    if entry.lent_at == address != 0:
+                        entry.lent_at = 0
+                        lent.answered(data)
         message = _trapped(
             abi.ENTRY,
             abi.ENTRY_HANDLE_SMC,
@@ -516,6 +525,10 @@ class El0App(Face):
             return None
         if entry.refused_x0 is not None:
             return (entry.refused_x0, *answer.args[1:])
+        if answer.args[0] >= smc.OPTEE_SMC_RETURN_RPC_PREFIX:
+            lent.leaves(answer.args, entry.wrote)
+        elif lent.cookies and regs[0] & MASK32 == smc.OPTEE_SMC_DISABLE_SHM_CACHE:
+            lent.back(pair(answer.args[1], answer.args[2]))
         return answer.args
 
     async def _access(

@@ -9,6 +9,7 @@ import attrs
 
 from mediator.deployment.el0_app.events import AppUsed
 from mediator.deployment.el0_app.ledger import Pins
+from mediator.deployment.el0_app.lent import Lent, Wrote
 
 NO_GUEST: Final = -1
 """Guest of an entry that serves all of them."""
@@ -23,7 +24,8 @@ class Grant:
 
     ``partition``: the TEE has one for it. ``answer``: that of VM_DESTROYED. ``lost``: the app that
     knew it is gone. ``renewed``: it has a new partition, and its driver has not probed again. ``listens``:
-    it has asked for notifications; ``owed``: values (bits) that nobody else will tell it. The counters are what the app did for it: entries, turns (round trips), system
+    it has asked for notifications; ``owed``: values (bits) that nobody else will tell it; ``lent``: memory
+    that its driver must get back. The counters are what the app did for it: entries, turns (round trips), system
     calls, those of them that were refused, bytes of payload that were copied, and shadow pages that were
     taken for it and not given back, now and at most.
     """
@@ -35,6 +37,7 @@ class Grant:
         "copied",
         "entries",
         "guest",
+        "lent",
         "listens",
         "lost",
         "owed",
@@ -58,6 +61,7 @@ class Grant:
         self.renewed = False
         self.listens = False
         self.owed = 0
+        self.lent = Lent()
         self.quarantined = False
         self.pins = Pins()
         self.ahead: dict[tuple[int, ...], Ahead] = {}
@@ -75,7 +79,8 @@ class Open:
     """An entry that has not returned.
 
     ``failed``: what a service of the host raised meanwhile; ``stopped``: the app was told to stop.
-    ``key``: x0..x3 of a call until its first system call was served; ``missed``: see :mod:`.ahead`.
+    ``wrote``: what it wrote to the guest last; ``lent_at``: where the answer lies by which the guest lends
+    memory, 0: nowhere. ``key``: x0..x3 of a call until its first system call was served; ``missed``: see :mod:`.ahead`.
     """
 
     __slots__ = (
@@ -83,11 +88,13 @@ class Open:
         "grant",
         "guest",
         "key",
+        "lent_at",
         "missed",
         "name",
         "number",
         "refused_x0",
         "stopped",
+        "wrote",
     )
 
     def __init__(self, name: int, number: int, guest: int, grant: Grant) -> None:
@@ -97,6 +104,8 @@ class Open:
         self.grant = grant
         self.failed: Exception | None = None
         self.stopped = False
+        self.wrote: Wrote | None = None
+        self.lent_at = 0
         self.key: tuple[int, ...] | None = None
         self.missed: tuple[Ahead, Exception | None] | None = None
         self.refused_x0: int | None = None

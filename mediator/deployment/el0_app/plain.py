@@ -77,6 +77,7 @@ def books(grants: Iterable[Grant], shadows: list[bytes]) -> Plain:
                 grant.partition,
                 grant.pins.everything(),
                 [grant.listens, grant.renewed, grant.owed],
+                [[*grant.lent.asked.items()], [*grant.lent.cookies.items()]],
                 [[*key, *read] for key, read in grant.ahead.items()],
             ]
             for grant in grants
@@ -89,13 +90,16 @@ def books_from(data: object) -> tuple[list[Grant], list[bytes]]:
     if not isinstance(data, dict):
         raise ValueError("not a snapshot of an app: it has no books")
     grants: list[Grant] = []
-    for guest, client, partition, frames, state, reads in cast(
+    for guest, client, partition, frames, state, lent, reads in cast(
         "list[list[object]]", data["guests"]
     ):
         grant = Grant(cast("int", guest), cast("int", client))
         grant.partition = bool(partition)
         listens, renewed, owed = cast("tuple[bool, bool, int]", state)
         grant.listens, grant.renewed, grant.owed = listens, renewed, owed
+        asked, cookies = cast("list[list[tuple[int, int]]]", lent)
+        grant.lent.asked.update(asked)
+        grant.lent.cookies.update(cookies)
         for *key, number, address, length in cast("list[list[int]]", reads):
             grant.ahead[tuple(key)] = number, address, length
         if frames:

@@ -95,6 +95,13 @@ def result(
     return head + payload
 
 
+def _lent(entry: Open, answer: bytes) -> None:
+    """The app reads the answer by which the guest lends memory."""
+    if entry.lent_at:
+        entry.lent_at = 0
+        entry.grant.lent.answered(answer)
+
+
 class Server:
     """Serves one app. ``app``: its number in events; ``source``: of its shadow pages."""
 
@@ -239,6 +246,8 @@ class Server:
         data = self._host.read_guest(guest, ipa, length)
         if data is None:
             return result(message, abi.NO)
+        if ipa == entry.lent_at:
+            _lent(entry, data)
         if entry.key is not None:
             ahead.learn(entry, read)
         return result(message, abi.OK, data)
@@ -251,6 +260,7 @@ class Server:
         segments = abi.unpack_segments(args[2], message.payload, PAGE_SIZE)
         if segments is None or ipa & PAGE_MASK:
             raise Refusal(abi.BAD_ARGUMENT)
+        entry.wrote = ipa, segments
         return self._host.write_guest(guest, ipa, segments)
 
     def _write_guest(self, entry: Open, message: Message) -> bytes:
@@ -335,6 +345,8 @@ class Server:
         read = READ_PINNED, pa, length
         ahead.missed(entry, read)
         data = self._host.read_pinned(guest, pa, length)
+        if pa == entry.lent_at:
+            _lent(entry, data)
         if entry.key is not None:
             ahead.learn(entry, read)
         return result(message, abi.OK, data)
@@ -347,6 +359,7 @@ class Server:
             raise Refusal(abi.BAD_ARGUMENT)
         if not grant.pins.holds(pa):
             raise Refusal(abi.NOT_YOURS)
+        entry.wrote = pa, segments
         self._host.write_pinned(guest, pa, segments)
         return result(message, abi.OK)
 

@@ -216,5 +216,6 @@ def _inherit(grant: Grant, old: Grant) -> None:
     grant.entries, grant.turns = old.entries, old.turns
     grant.syscalls, grant.refused, grant.copied = old.syscalls, old.refused, old.copied
     grant.renewed, grant.listens, grant.owed = True, old.listens, old.owed
+    grant.lent = old.lent
     if old.pins.count:
         grant.quarantined = old.quarantined
