@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from mediator.deployment import app_abi as abi
 from mediator.deployment.app_abi import FLAG_POSTED, HEADER, HEADER_SIZE, SYSCALL
-from mediator.host import Shadow
+from mediator.host import PAGE_SIZE, Shadow
 from mediator.optee.core import WALK_PREEMPTED, WALK_REFUSED, WALKED
 from mediator.optee.syscalls import Syscall, Syscalls
 
@@ -66,6 +66,7 @@ class Conversation(Protocol):
     posted: list[bytes]
     posting: bool
     arena: memoryview
+    offsets: dict[int, int]
 
 
 def failure(number: int, status: int) -> Exception:
@@ -224,6 +225,7 @@ class AppSyscalls:
 
     async def free_shadow(self, shadow: Shadow) -> None:
         shadow.mem.release()
+        self._talk.offsets.pop(shadow.pa, None)
         await self.post(Syscall.FREE_SHADOW, shadow.pages)
 
     async def map_shadow(self, pages: bytes) -> Shadow:
@@ -231,7 +233,13 @@ class AppSyscalls:
         return self._shadow(pages, answer.args[0])
 
     def _shadow(self, pages: bytes, offset: int) -> Shadow:
-        return Shadow(pages, self._talk.arena[offset : offset + (len(pages) << 9)])
+        shadow = Shadow(pages, self._talk.arena[offset : offset + (len(pages) << 9)])
+        self._talk.offsets[shadow.pa] = offset
+        return shadow
+
+    def offset(self, shadow: Shadow) -> int:
+        """Where ``shadow`` lies in the arena."""
+        return self._talk.offsets[shadow.pa]
 
     # --- the rest of the machine ----------------------------------------------------------------
 
@@ -268,21 +276,22 @@ class AppSyscalls:
 
 
 async def walk(
-    sys: Syscalls, guest: int, ipa: int, entries: int, step: int
-) -> tuple[bytes, int, int]:
+    sys: Syscalls, guest: int, ipa: int, entries: int, step: int, shadow: Shadow, page: int
+) -> tuple[int, int, int]:
     """A page list read and pinned in one request (:data:`mediator.optee.core.FusedWalk`)."""
     assert isinstance(sys, AppSyscalls)
-    answer = await _read_and_pin(sys, guest, ipa, entries, step)
+    offset = sys.offset(shadow) + page * PAGE_SIZE
+    answer = await _pin_list(sys, guest, ipa, entries, step, offset)
     (flags,) = _FLAGS.unpack_from(answer, _FLAGS_AT)
-    status, link = _STATUS_LINK.unpack_from(answer, _STATUS_AT)
+    status, link, pinned = _STATUS_LINK_PINNED.unpack_from(answer, _STATUS_AT)
     if status < 0 and status != abi.TOO_MUCH:
-        raise failure(Syscall.READ_AND_PIN, status)
+        raise failure(Syscall.PIN_LIST, status)
     end = WALKED
     if status:
         end = WALK_REFUSED
     elif flags & abi.FLAG_PREEMPT:
         end = WALK_PREEMPTED
-    return answer[HEADER_SIZE:], link, end
+    return pinned, link, end
 
 
 async def finish(
@@ -311,17 +320,19 @@ async def finish(
     sys._talk.posted.append(head + payload)
 
 
-_STATUS_LINK: Final = struct.Struct("<qQ")
+_STATUS_LINK_PINNED: Final = struct.Struct("<q2Q")
 
 
 @coroutine
-def _read_and_pin(
-    sys: AppSyscalls, guest: int, ipa: int, entries: int, step: int
+def _pin_list(
+    sys: AppSyscalls, guest: int, ipa: int, entries: int, step: int, offset: int
 ) -> Generator[bytes, bytes, bytes]:
-    number = int(Syscall.READ_AND_PIN)
+    number = int(Syscall.PIN_LIST)
     sys.ahead = None
     return (
-        yield _pack(SYSCALL, number, 0, sys.entry, 0, 0, guest, ipa, entries, step, 0, 0, 0, 0, 0)
+        yield _pack(
+            SYSCALL, number, 0, sys.entry, 0, 0, guest, ipa, entries, step, offset, 0, 0, 0, 0
+        )
     )
 
 

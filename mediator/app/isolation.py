@@ -25,6 +25,10 @@ SECCOMP_RET_ALLOW: Final = 0x7FFF_0000
 SECCOMP_RET_ERRNO: Final = 0x0005_0000
 SECCOMP_RET_KILL_PROCESS: Final = 0x8000_0000
 SIGKILL: Final = 9
+M_TRIM_THRESHOLD: Final = -1
+M_MMAP_THRESHOLD: Final = -3
+KEPT_BYTES: Final = 32 << 20
+"""The largest that glibc takes for M_MMAP_THRESHOLD; some lists of 1 GiB, each 2 MiB, at once."""
 EPERM: Final = 1
 MAP_ANONYMOUS: Final = 0x20
 PROT_EXEC: Final = 4
@@ -80,6 +84,15 @@ def single_threaded() -> None:
     """Keep numerical libraries from starting threads. Before they are loaded."""
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
+
+
+def keep_memory() -> None:
+    """Let the C library keep what was freed: a long list is worked on in fresh pages otherwise, each
+    of which costs a fault. How much it can be is the affair of the limit of the address space."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # glibc has it; others keep what they like
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
 
 
 def program(machine: str) -> tuple[Instruction, ...]:

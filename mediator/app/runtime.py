@@ -68,13 +68,15 @@ def arguments(message: bytes) -> tuple[int, ...]:
 class Conversation:
     """One app and its open entries. ``posted``: messages that go out with the next one."""
 
-    __slots__ = ("_app", "_current", "_entries", "arena", "posted", "posting")
+    __slots__ = ("_app", "_current", "_entries", "arena", "offsets", "posted", "posting")
 
     def __init__(self, app: App, arena: memoryview) -> None:
         self._app = app
         self._entries: dict[int, Entry] = {}
         self._current = 0
         self.arena = arena
+        self.offsets: dict[int, int] = {}
+        """Where shadows lie in the arena, by address of the first page."""
         self.posted: list[bytes] = []
         self.posting = False
 
@@ -180,6 +182,7 @@ def serve(make: Callable[[], App]) -> None:
     what goes wrong is said over the channel."""
     app = make()
     arena = memoryview(mmap.mmap(ARENA, 0))
+    isolation.keep_memory()
     isolation.isolate()
     # What is there now stays: no collection need look at it again.
     gc.freeze()

@@ -44,9 +44,10 @@ _ZERO_PAGE: Final = bytes(PAGE_SIZE)
 
 Registers = tuple[int, ...]
 
-FusedWalk = Callable[[Syscalls, int, int, int, int], Awaitable[tuple[bytes, int, int]]]
+FusedWalk = Callable[[Syscalls, int, int, int, int, Shadow, int], Awaitable[tuple[int, int, int]]]
 """Reads a guest's page list and pins its pages, step by step, in one request: (system calls, guest,
-address of the list, entries, entries a step) → (pinned entries, next list page, how it ended)."""
+address of the list, entries, entries a step, the TEE's list, its page that the entries begin in) →
+(how many are pinned and stand in the list, next list page, how it ended)."""
 FinalWrite = Callable[[Syscalls, int, int, list[tuple[int, bytes]], int], Awaitable[None]]
 """Writes the results of a call as its last act: (system calls, guest, page, segments, x0 if refused).
 What becomes of it is the deployment's affair, which answers the guest accordingly."""

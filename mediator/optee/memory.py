@@ -14,7 +14,14 @@ from typing import Final
 
 import numpy as np
 
-from mediator.host import PAGE_LIST_ENTRIES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, HostError
+from mediator.host import (
+    PAGE_LIST_ENTRIES,
+    PAGE_MASK,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    HostError,
+    Shadow,
+)
 from mediator.optee import events
 from mediator.optee.core import WALK_PREEMPTED, WALKED, Core, FusedWalk
 from mediator.optee.records import Buffer, Guest
@@ -118,11 +125,24 @@ async def walk(core: Core, sys: Syscalls, guest: Guest, buffer: Buffer) -> int:
 async def _walk_fused(
     core: Core, sys: Syscalls, guest: Guest, buffer: Buffer, fused: FusedWalk
 ) -> int:
-    """The same walk where each request has its price: all steps in one."""
+    """The same walk where each request has its price: all steps in one, and into the list itself."""
+    shadow = buffer.list
+    assert shadow is not None
     left, step = buffer.pages - buffer.read, core.settings.limits.walk_entries
-    entries, buffer.next_ipa, end = await fused(sys, guest.id, buffer.next_ipa, left, step)
-    buffer.read += len(entries) // 8
-    _keep(core, guest, buffer, entries, without_offsets(entries), core.settings.entry_offsets)
+    page = buffer.read // PAGE_LIST_ENTRIES
+    count, buffer.next_ipa, end = await fused(
+        sys, guest.id, buffer.next_ipa, left, step, shadow, page
+    )
+    if count > left:
+        raise HostError("pin_list", f"{count} entries of {left}")
+    if count:
+        buffer.read += count
+        entries = _listed(shadow, page, count)
+        frames = without_offsets(entries)
+        if frames is not entries and not core.settings.entry_offsets:
+            _emit(buffer, frames)
+        _linked(shadow, page, count)
+        _keep(core, guest, buffer, frames)
     if end == WALKED:
         return DONE
     return PREEMPTED if end == WALK_PREEMPTED else tee.TEE_ERROR_BAD_PARAMETERS
@@ -138,15 +158,13 @@ async def _pin(core: Core, sys: Syscalls, guest: Guest, buffer: Buffer, words: b
     entries = frames
     if core.settings.entry_offsets and not buffer.contiguous:
         entries = with_offsets(frames, words)
-    _keep(core, guest, buffer, entries, frames, True)
+    _emit(buffer, entries)
+    _keep(core, guest, buffer, frames)
     return DONE
 
 
-def _keep(
-    core: Core, guest: Guest, buffer: Buffer, entries: bytes, frames: bytes, offsets: bool
-) -> None:
-    """Note the next ``frames`` of the buffer, which are pinned; ``entries`` have offsets too."""
-    _emit(buffer, entries if offsets else frames)
+def _keep(core: Core, guest: Guest, buffer: Buffer, frames: bytes) -> None:
+    """The next ``frames`` of the buffer are pinned, and stand in its list."""
     count = len(frames) // 8
     buffer.done += count
     if count == buffer.pages:
@@ -182,10 +200,10 @@ def with_offsets(frames: bytes, words: bytes) -> bytes:
         pas = struct.unpack(f"<{count}Q", frames)
         pairs = zip(pas, entries, strict=True)
         return struct.pack(f"<{count}Q", *[pa | entry & PAGE_MASK for pa, entry in pairs])
-    offsets = np.frombuffer(words, "<u8") & np.uint64(PAGE_MASK)
-    if not offsets.any():
+    array = np.frombuffer(words, "<u8")
+    if not int(np.bitwise_or.reduce(array)) & PAGE_MASK:
         return frames
-    joined: bytes = (np.frombuffer(frames, "<u8") | offsets).tobytes()
+    joined: bytes = (np.frombuffer(frames, "<u8") | array & np.uint64(PAGE_MASK)).tobytes()
     return joined
 
 
@@ -201,11 +219,30 @@ def without_offsets(entries: bytes) -> bytes:
             return entries
         return struct.pack(f"<{count}Q", *[word & ~PAGE_MASK for word in words])
     array = np.frombuffer(entries, "<u8")
-    offsets = array & np.uint64(PAGE_MASK)
-    if not offsets.any():
+    if not int(np.bitwise_or.reduce(array)) & PAGE_MASK:
         return entries
-    frames: bytes = (array ^ offsets).tobytes()
+    frames: bytes = (array & ~np.uint64(PAGE_MASK)).tobytes()
     return frames
+
+
+def _listed(shadow: Shadow, page: int, count: int) -> bytes:
+    """The ``count`` entries that begin in ``page`` of a list."""
+    mem, words = shadow.mem, []
+    at, left = page * PAGE_SIZE, 8 * count
+    while left > 0:
+        words.append(mem[at : at + min(left, 8 * PAGE_LIST_ENTRIES)])
+        at += PAGE_SIZE
+        left -= 8 * PAGE_LIST_ENTRIES
+    return b"".join(words)
+
+
+def _linked(shadow: Shadow, page: int, count: int) -> None:
+    """Let each page of a list that ``count`` entries from ``page`` on lie in name the next."""
+    links = len(shadow.pages) // 8 - 1
+    end = min(page + -(-count // PAGE_LIST_ENTRIES), links)
+    for at in range(page, end):
+        link = (at + 1) * PAGE_SIZE - 8
+        shadow.mem[link : link + 8] = shadow.pages[at * 8 + 8 : at * 8 + 16]
 
 
 def _emit(buffer: Buffer, frames: bytes) -> None:

@@ -47,6 +47,7 @@ class Syscall(IntEnum):
     READ_AND_PIN = 26
     TRACE = 27
     WRITE_RESULT = 28
+    PIN_LIST = 29
 
 
 class Syscalls(Protocol):

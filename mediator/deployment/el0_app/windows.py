@@ -18,14 +18,14 @@ _DEVICE: Final = -1
 
 
 class Windows:
-    """The windows of one app. ``devices``: pages of registers by physical address."""
+    """The windows of one app. ``view``: its arena. ``devices``: pages of registers by physical address."""
 
-    __slots__ = ("_devices", "_host", "_view", "opened")
+    __slots__ = ("_devices", "_host", "opened", "view")
 
     def __init__(
         self, view: memoryview, host: Host, devices: MutableMapping[int, bytearray]
     ) -> None:
-        self._view = view
+        self.view = view
         self._host = host
         self._devices = devices
         self.opened: dict[int, tuple[int, int, int, bytes]] = {}
@@ -65,7 +65,7 @@ class Windows:
     def _wipe(self, number: int) -> None:
         del self.opened[number]
         at = number << PAGE_SHIFT
-        self._view[at : at + PAGE_SIZE] = bytes(PAGE_SIZE)
+        self.view[at : at + PAGE_SIZE] = bytes(PAGE_SIZE)
 
     def show(self) -> None:
         """The app is about to run: windows get what the pages contain."""
@@ -76,14 +76,14 @@ class Windows:
                 # A page that is not the guest's any more reads as zeroes.
                 data = self._host.read_guest(guest, address, PAGE_SIZE) or bytes(PAGE_SIZE)
             at = number << PAGE_SHIFT
-            self._view[at : at + PAGE_SIZE] = data
+            self.view[at : at + PAGE_SIZE] = data
             self.opened[number] = (entry, guest, address, data)
 
     def take(self) -> None:
         """The app has spoken: pages get what it wrote."""
         for number, (_, guest, address, data) in list(self.opened.items()):
             at = number << PAGE_SHIFT
-            now = self._view[at : at + PAGE_SIZE].tobytes()
+            now = self.view[at : at + PAGE_SIZE].tobytes()
             if not data or now == data:
                 continue
             if guest == _DEVICE:

@@ -33,7 +33,7 @@ LENGTHS: Final = {
 }
 """Syscall → argument that says how much an OK gives back: bytes, or words if its payload is words."""
 
-UP_TO: Final = {"READ_AND_PIN": ("pinned", "entries")}
+UP_TO: Final = {"READ_AND_PIN": ("pinned", "entries"), "PIN_LIST": ("pinned", "entries")}
 """Syscall → result that says how many words it gives back, whatever the status, and their limit."""
 
 SHARED: Final = {
@@ -409,7 +409,10 @@ def _answer(call: SyscallSpec) -> Iterator[str]:
         yield f"    if (app->broken == 0 && answer.args[{place}] > {limit})"
         yield "        return app_break(app, APP_GARBLED);"
         yield from _results(call, "app->broken == 0")
-        yield f"    return app_take(app, &answer, status, out, app->broken ? 0 : *{result} * 8);"
+        if call.payload_out == "none":
+            yield "    return app_take(app, &answer, status, NULL, 0);"
+        else:
+            yield f"    return app_take(app, &answer, status, out, app->broken ? 0 : *{result} * 8);"
         return
     if call.name in SHARED:
         pages = SHARED[call.name]

@@ -717,6 +717,24 @@ int app_write_result(struct app *app, uint64_t guest, uint64_t ipa, uint64_t ref
     return app_finish_posted(app, APP_SYSCALL_WRITE_RESULT);
 }
 
+int app_pin_list(struct app *app, uint64_t guest, uint64_t ipa, uint64_t entries, uint64_t step,
+                 uint64_t offset, uint64_t *link, uint64_t *pinned)
+{
+    const uint64_t args[APP_ARGS] = {guest, ipa, entries, step, offset};
+    struct app_header answer;
+    int status;
+
+    app_begin(app, APP_SYSCALL_PIN_LIST, 0, args, 0);
+    status = app_finish(app, APP_SYSCALL_PIN_LIST, &answer);
+    if (app->broken == 0 && answer.args[1] > entries)
+        return app_break(app, APP_GARBLED);
+    if (app->broken == 0) {
+        *link = answer.args[0];
+        *pinned = answer.args[1];
+    }
+    return app_take(app, &answer, status, NULL, 0);
+}
+
 /* --- entries --------------------------------------------------------------------------------- */
 
 #define APP_BIT(outcome) (1U << APP_OUTCOME_##outcome)

@@ -47,7 +47,7 @@ extern "C" {
 /* On a SYSCALL that may be posted: no RESULT is wanted. It takes effect before the next SYSCALL
  * of the app. */
 #define APP_FLAG_POSTED 1
-/* On a RESULT of READ_AND_PIN: stopped because the hypervisor wants the processor. */
+/* On a RESULT of READ_AND_PIN or PIN_LIST: stopped because the hypervisor wants the processor. */
 #define APP_FLAG_PREEMPT 2
 
 /* What an app can do. */
@@ -64,7 +64,8 @@ extern "C" {
 /* What the hypervisor offers. */
 /* Of the hypervisor: syscalls may be posted. Without it each waits for its RESULT. */
 #define APP_OFFER_POSTING 1
-#define APP_OFFER_FUSED 2 /* Of the hypervisor: READ_AND_PIN and WRITE_RESULT may be used. */
+/* Of the hypervisor: READ_AND_PIN, PIN_LIST and WRITE_RESULT may be used. */
+#define APP_OFFER_FUSED 2
 #define APP_OFFER_TRACE 4 /* Of the hypervisor: it wants TRACE. */
 
 /* Statuses. */
@@ -113,8 +114,8 @@ extern "C" {
 /* pages. At the start of the arena, for MAP_GUEST_PAGE and MAP_DEVICE. The pages behind them are
  * for shadows. */
 #define APP_WINDOW_PAGES 16
-/* pages. In one list of READ_PAGE_LIST, PIN_PAGES, UNPIN_PAGES and READ_AND_PIN: what fits
- * MAX_PAYLOAD. */
+/* pages. In one list of READ_PAGE_LIST, PIN_PAGES, UNPIN_PAGES, READ_AND_PIN and PIN_LIST: what
+ * fits MAX_PAYLOAD. */
 #define APP_MAX_PAGES 2097152
 
 /* Hooks. */
@@ -170,9 +171,10 @@ extern "C" {
 #define APP_SYSCALL_READ_AND_PIN 26
 #define APP_SYSCALL_TRACE 27
 #define APP_SYSCALL_WRITE_RESULT 28
+#define APP_SYSCALL_PIN_LIST 29
 
 #define APP_FLAGS (APP_FLAG_POSTED | APP_FLAG_PREEMPT)
-#define APP_SYSCALL_LAST 28
+#define APP_SYSCALL_LAST 29
 #define APP_STATUS_LAST (-9)
 #define APP_NO_GUEST UINT64_MAX /* in place of a guest in app_log() */
 
@@ -500,6 +502,16 @@ int app_trace(struct app *app, const char *json, size_t length);
  * physical address, low 12 bits zero; count: segments, 0 to MAX_SEGMENTS; refused_x0: register. */
 int app_write_result(struct app *app, uint64_t guest, uint64_t ipa, uint64_t refused_x0,
                      const struct app_segment *segments, size_t count);
+
+/* READ_AND_PIN whose words are put into the arena, as a page list: 511 words to a page, word 511
+ * of each page stays as it is. guest: guest id; ipa: first list page, low 12 bits ignored;
+ * entries: words, 1 to MAX_PAGES; step: words read and pinned between two questions whether to
+ * stop, a multiple of 511; offset: byte of the arena where the first page of words goes, low 12
+ * bits zero, behind the windows; there must be room for all entries; link: word 511 of the last
+ * page read, 0 if the entries ended before it; pinned: entries that are pinned now, and stand in
+ * the arena. */
+int app_pin_list(struct app *app, uint64_t guest, uint64_t ipa, uint64_t entries, uint64_t step,
+                 uint64_t offset, uint64_t *link, uint64_t *pinned);
 
 #ifdef __cplusplus
 }
