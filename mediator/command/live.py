@@ -7,6 +7,7 @@ import gc
 import json
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +44,9 @@ from secure_world.settings import SecureWorldSettings
 
 _COLOURS: Final = {OK: "green", FAIL: "red", SKIP: "yellow", INFO: "dim"}
 
+SHOWN: Final = 20
+"""Lines of the log that are shown."""
+
 EXAMPLES: Final = """\
 \b
 Examples:
@@ -57,6 +61,7 @@ Examples:
   optee-mediator live --console
   optee-mediator live --fault no-pin@60
   optee-mediator live sweep kill --guests 2    a fault at each call in turn
+  optee-mediator live --deployment el0-app --fault kill-app@60
 
 \b
 Exit codes: 0 all well, 1 a check failed, a kernel complained or an invariant was violated,
@@ -317,8 +322,28 @@ def _show(outcome: Result, complete: bool) -> None:
             console.print(f"[red]{guest.name}: {escape(printable(problem))}[/]")
     if outcome.faults:
         console.print(f"{', '.join(outcome.faults)}: {outcome.verdict}")
+    for app in outcome.apps:
+        console.print(f"app: {_isolation(app)}")
+    if outcome.deaths:
+        console.print(
+            f"the app died {outcome.deaths} times" if outcome.deaths > 1 else "the app died once"
+        )
+    for line in outcome.log[:SHOWN]:
+        console.print(f"log: {escape(printable(line))}", highlight=False)
+    if len(outcome.log) > SHOWN:
+        console.print(f"log: {len(outcome.log) - SHOWN} more lines (--json has them)")
     for violation in outcome.violations:
         console.print(f"[red]{escape(violation)}[/]")
+
+
+def _isolation(app: Mapping[str, object]) -> str:
+    """What is said of the process of the mediator."""
+    layers = app["layers"]
+    assert isinstance(layers, dict)
+    missing = [name for name, there in layers.items() if not there]
+    return (
+        f"not isolated by {', '.join(missing)}" if missing else f"isolated by {', '.join(layers)}"
+    )
 
 
 def _title(outcome: Result) -> str:

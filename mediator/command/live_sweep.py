@@ -8,8 +8,10 @@ import signal
 import sys
 from pathlib import Path
 
+import attrs
 import click
 
+from mediator.command.deployment_options import chosen, deployment_options
 from mediator.command.live_options import (
     MAX_GUESTS,
     PATIENCE,
@@ -20,10 +22,11 @@ from mediator.command.live_options import (
     printable,
     terminated,
 )
+from mediator.deployment.choice import EL0_APP
 from mediator.live import bundle, run
-from mediator.live.faults import KINDS, MAX_CALLS
+from mediator.live.faults import KILL_APP, KINDS, MAX_CALLS
 from mediator.live.image import CONDUITS, SMC
-from mediator.live.initramfs import PROBE, RNG, STEPS, UNLOAD
+from mediator.live.initramfs import AGAIN, PROBE, RNG, STEPS, UNLOAD
 from mediator.live.mailbox import MAX_VCPUS
 from mediator.live.platform import LiveSettings
 from mediator.live.qemu import BoardSettings
@@ -83,6 +86,7 @@ LONGEST = 15
     help="A guest that neither calls nor prints for so long hangs.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@deployment_options
 @cache_option
 def sweep_command(
     kinds: tuple[str, ...],
@@ -98,14 +102,21 @@ def sweep_command(
     full: bool,
     seconds: float,
     as_json: bool,
+    deployment: str,
+    app: Path | None,
+    require_isolation: bool,
     cache: Path | None,
     name: str,
 ) -> None:
     """Let something go wrong at each call of the first guest in turn, in a fresh run each time.
 
     Says what becomes of the driver. Exit code 1 if another guest was disturbed, an invariant violated
-    or a page left pinned: what the driver itself does is a finding about it, not a failure.
+    or a page left pinned: what the driver itself does is a finding about it, not a failure. With kill-app the
+    mediator is a process that is killed (--deployment el0-app, which need not be said); afterwards the driver
+    probes again and the guest does all of its work once more, else that is a failure, too.
     """
+    if KILL_APP in kinds:
+        deployment = EL0_APP
     signal.signal(signal.SIGTERM, terminated)
 
     def say(attempt: Attempt) -> None:
@@ -120,6 +131,8 @@ def sweep_command(
             platform=LiveSettings(
                 mediator=mediator_settings(classic),
                 secure_world=SecureWorldSettings(threads=threads),
+                # An emulator that is started later would inherit the one processor.
+                deployment=attrs.evolve(chosen(deployment, app, require_isolation), pinned=False),
             ),
             conduit=conduit,
             steps=STEPS if full else (PROBE, RNG, UNLOAD),
@@ -148,8 +161,10 @@ def sweep_command(
 def _line(attempt: Attempt) -> str:
     """One attempt, in a line."""
     text = f"{attempt.fault}: {attempt.verdict} ({attempt.seconds:.1f} s, {attempt.calls} calls)"
-    if attempt.failed:
-        text += f"; failed: {', '.join(attempt.failed)}"
+    # Between the death of the mediator's process and the next probe everything fails.
+    failed = [name for name in attempt.failed if not attempt.deaths or name.startswith(AGAIN)]
+    if failed:
+        text += f"; failed: {', '.join(failed)}"
     for problem in (*attempt.alarms, *attempt.disturbed, *attempt.violations):
         text += f"\n    {problem}"
     if attempt.pins:
