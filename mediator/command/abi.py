@@ -100,6 +100,7 @@ def _page(spec: app_abi.AppAbi) -> Iterator[str]:
     for entry in spec.entries:
         yield from _entry(f"{entry.number:3} {entry.name}", entry.doc)
         yield from _words("args", entry.args)
+        yield from _words("args with READ_AHEAD", entry.args_ahead)
         yield from _payload("payload", entry.payload, "")
         yield from _words("results", entry.results)
         yield from _payload("payload back", entry.payload_out, entry.payload_out_doc)

@@ -57,8 +57,10 @@ extern "C" {
 #define APP_CAP_INTERLEAVING 2 /* Of an app: with NESTING, RESULTs may come in any order. */
 #define APP_CAP_TRACE 4 /* Of an app: it sends TRACE if the hypervisor offers to listen. */
 #define APP_CAP_STATE 8 /* Of an app: it serves the entries INSPECT, SNAPSHOT and RESTORE. */
-/* Of an app: HANDLE_SMC may bring with it what the app will probably read first (args_ahead).
- * Without it, it never does. */
+/* Of an app: HANDLE_SMC may bring with it what the app will probably read first: args_ahead say
+ * which syscall for this guest was done already, and what it gave follows the registers. It may
+ * be taken for the result of that syscall as long as the app has neither posted nor asked for
+ * anything in this entry. Without this capability the args_ahead are zero. */
 #define APP_CAP_READ_AHEAD 16
 
 /* What the hypervisor offers. */
@@ -504,12 +506,11 @@ int app_write_result(struct app *app, uint64_t guest, uint64_t ipa, uint64_t ref
                      const struct app_segment *segments, size_t count);
 
 /* READ_AND_PIN whose words are put into the arena, as a page list: 511 words to a page, word 511
- * of each page stays as it is. guest: guest id; ipa: first list page, low 12 bits ignored;
- * entries: words, 1 to MAX_PAGES; step: words read and pinned between two questions whether to
- * stop, a multiple of 511; offset: byte of the arena where the first page of words goes, low 12
- * bits zero, behind the windows; there must be room for all entries; link: word 511 of the last
- * page read, 0 if the entries ended before it; pinned: entries that are pinned now, and stand in
- * the arena. */
+ * of each page stays as it is. There must be room for all entries. guest: guest id; ipa: first
+ * list page, low 12 bits ignored; entries: words, 1 to MAX_PAGES; step: words read and pinned
+ * between two questions whether to stop, a multiple of 511; offset: byte of the arena for the
+ * first page, behind the windows, low 12 bits zero; link: word 511 of the last page read, 0 if
+ * the entries ended before it; pinned: entries that are pinned now, and stand in the arena. */
 int app_pin_list(struct app *app, uint64_t guest, uint64_t ipa, uint64_t entries, uint64_t step,
                  uint64_t offset, uint64_t *link, uint64_t *pinned);
 
