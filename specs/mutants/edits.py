@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 
-from specs.mutants.mechanism import MutantError, Patch
+from specs.mutants.mechanism import Mutant, MutantError, Patch
 
 
 def edits(*changes: tuple[str, str, str]) -> Callable[[Patch], None]:
@@ -24,6 +24,15 @@ def edits(*changes: tuple[str, str, str]) -> Callable[[Patch], None]:
             patch.edit(resolve(where), *texts)
 
     return plant
+
+
+def one_edit(
+    name: str, story: str, bug_class: int, breaks: tuple[str, ...], where: str, old: str, new: str
+) -> Mutant:
+    """A mutant that is one change of one function."""
+    return Mutant(
+        id=name, story=story, bug_class=bug_class, breaks=breaks, plant=edits((where, old, new))
+    )
 
 
 def resolve(where: str) -> object:

@@ -42,6 +42,7 @@ RAISED: Final = PLACE + 0x38
 NOBODYS: Final = PLACE + 0x40
 LISTEN: Final = PLACE + 0x48
 STOPS: Final = PLACE + 0x50
+NOTE: Final = PLACE + 0x58
 NO_ALARM: Final = (1 << 64) - 1
 
 ERRAND: Final = 0xB200_FE58
@@ -152,6 +153,8 @@ class DeviceApp(OpteeApp):
             await sys.wake_vcpu(guest, value)
         elif ipa == LISTEN:
             self.listener = guest
+        elif ipa == NOTE:
+            await sys.log(guest, "x" * value)
         elif ipa == STOPS:
             self.stops = value
         else:

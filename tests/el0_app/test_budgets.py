@@ -160,6 +160,14 @@ def test_what_is_posted_is_a_call_like_any_other() -> None:
         assert accounts[OTHER] == accounts[NO_GUEST] == (0,) * 7
 
 
+def test_posted_bytes_are_bytes_like_any_other() -> None:
+    """What an app logs with its return is copied at the cost of the guest that it serves."""
+    rig = DeviceRig()
+    before = usages(rig)
+    rig.store(devices.NOTE, 100)
+    assert spent(rig, before)[GUEST] == (1, 1, 1, 0, 100, 0, 0)
+
+
 def share(rig: AppRig, page: int, cookie: int, guest: int = GUEST) -> int:
     """Register one page; the status."""
     listed = RAM + 0x1F_0000
@@ -304,6 +312,22 @@ def test_the_machine_knows_whose_account_it_is() -> None:
     for guest in (1, 2):
         assert app.destroy_guest(guest) == Done()
     platform.close()
+
+
+def test_the_start_of_an_app_is_on_nobodys_account() -> None:
+    """Whoever executes: what the new app does to begin with is the machine's own business."""
+    payments = Payments()
+    rig = AppRig(LocalApp, payer=payments.payer)
+    began: list[int] = []
+    start = rig.app.start
+
+    def started() -> object:
+        began.append(payments.stack[-1])
+        return start()
+
+    rig.app.start = started  # type: ignore[method-assign, assignment]
+    rig.app.kill()
+    assert began == [NO_GUEST]
 
 
 def test_what_the_control_domain_used_stays_on_its_account() -> None:
