@@ -51,8 +51,9 @@ class Case:
     seed: int = 0
 
     def __str__(self) -> str:
-        told = ", ".join([f"{name} at turn {turn}" for turn, name in self.faults])
-        return f"{self.variant}: {told} (seed {self.seed})"
+        """As ``--case`` takes it."""
+        told = ",".join([f"{turn}={name}" for turn, name in self.faults])
+        return f"{self.variant}:{told}:{self.seed}"
 
 
 @attrs.frozen

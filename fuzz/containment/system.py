@@ -80,13 +80,13 @@ class Variant:
 VARIANTS: Final = (
     Variant("one app"),
     Variant("an app per guest", instances=PER_GUEST),
-    Variant("one app, nested entries", nested=True),
-    Variant("one app, preempted", preempted=True),
-    Variant("one app, no recorder", traced=False),
-    Variant("one app, interleaved", suspending=True),
-    Variant("an app per guest, interleaved", suspending=True, instances=PER_GUEST),
-    Variant("one app that only nests, interleaved", suspending=True, app=Nesting),
-    Variant("one serial app, interleaved", suspending=True, app=Serial),
+    Variant("one app; nested entries", nested=True),
+    Variant("one app; preempted", preempted=True),
+    Variant("one app; no recorder", traced=False),
+    Variant("one app; interleaved", suspending=True),
+    Variant("an app per guest; interleaved", suspending=True, instances=PER_GUEST),
+    Variant("one app that only nests; interleaved", suspending=True, app=Nesting),
+    Variant("one serial app; interleaved", suspending=True, app=Serial),
 )
 
 
@@ -178,6 +178,9 @@ class System:
         self.guests: dict[int, Guest] = {}
         self.refused: list[str] = []
         self.nested = 0
+        if not variant.traced:
+            # Nobody tells which page is whose.
+            self.platform.bus.guard_shadows(_anybodys)
         if variant.nested:
             self._nest()
         if variant.preempted:
@@ -283,6 +286,10 @@ class System:
             app.notification_interrupt(self.platform.monitor.notification_intid)
         else:
             app.handle(number % 4, 0, UID)
+
+
+def _anybodys(_client: int, _pfn: int) -> bool:
+    return True
 
 
 class _Stops:

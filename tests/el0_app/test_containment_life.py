@@ -206,3 +206,13 @@ def test_the_control_domain_is_renewed_when_its_own_app_is_buried_and_not_before
         assert rig.smc(smc.OPTEE_SMC_EXCHANGE_CAPABILITIES)[0] == smc.OPTEE_SMC_RETURN_OK
         rig.session()
         assert app.local.running == 2
+
+
+def test_every_guest_that_listens_is_told_of_the_death() -> None:
+    with app_rig(Mortal, control=None) as rig:
+        raised: list[int] = []
+        rig.host.virq_sink = lambda guest, _intid: raised.append(guest)
+        for guest in (GUEST, OTHER, OTHER):
+            assert rig.smc(smc.OPTEE_SMC_ENABLE_ASYNC_NOTIF, guest=guest)[0] == 0
+        rig.app.kill()
+        assert raised == [GUEST, OTHER]
