@@ -316,8 +316,9 @@ class Trial:
         """Guests that the rules allow to have noticed: lost, refused, or lied about."""
         lost = {event.guest for event in self.story if isinstance(event, app_events.GuestLost)}
         lied = {turn.guest for turn, fault in self._struck() if not fault}
-        everyone = -1 in lied or any(fault.misled for fault in self.turns.struck)
-        if everyone and self.variant.instances != PER_GUEST:
+        own = self.variant.instances == PER_GUEST
+        misled = any(fault.misled for fault in self.turns.struck)
+        if -1 in lied or (misled and not own):
             return tuple(GUESTS)
         return tuple(
             [
@@ -327,7 +328,6 @@ class Trial:
                 or (plan.number in lost and plan.number not in system.app.guests)
                 or plan.name in system.refused
                 or (plan.number == CONTROL and CONTROL in lost and self._liars)
-                or (everyone and plan.number not in system.guests)
             ]
         )
 
