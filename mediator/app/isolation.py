@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import struct
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -155,7 +154,7 @@ def isolate() -> None:
     Descriptors 0 and 1 stay. Everything that the app imports must have been imported. Raises
     :class:`NotIsolated` where a layer cannot be had.
     """
-    machine = platform.machine()
+    machine = os.uname().machine
     if machine not in AUDIT_ARCHES:
         raise NotIsolated(f"seccomp: the system calls of {machine!r} are not known")
     _close_descriptors()

@@ -186,6 +186,7 @@ def serve(make: Callable[[], App]) -> None:
     isolation.isolate()
     # What is there now stays: no collection need look at it again.
     gc.freeze()
+    gc.enable()
     talk = Conversation(app, arena)
     _send(talk.hello())
     message = _receive(HEADER_SIZE)

@@ -9,10 +9,7 @@ A walk can stop between two steps and go on from the record, on whichever vCPU (
 
 from __future__ import annotations
 
-import struct
 from typing import Final
-
-import numpy as np
 
 from mediator.host import (
     PAGE_LIST_ENTRIES,
@@ -26,14 +23,12 @@ from mediator.optee import events
 from mediator.optee.core import WALK_PREEMPTED, WALKED, Core, FusedWalk
 from mediator.optee.records import Buffer, Guest
 from mediator.optee.syscalls import Syscalls
+from mediator.optee.words import in_a_row, with_offsets, without_offsets
 from smccc.constants import tee
 
 DONE: Final = 0
 PREEMPTED: Final = -1
 """Results of :func:`walk` beside a TEE error code."""
-
-SMALL_LIST: Final = 38
-"""Entries up to which a plain loop beats NumPy's fixed cost."""
 
 REFERENCE_BASE: Final = 0xFFFF_FFFF_0000_0000
 """References that the mediator chooses for contiguous buffers: no kernel address space has
@@ -100,7 +95,7 @@ async def walk(core: Core, sys: Syscalls, guest: Guest, buffer: Buffer) -> int:
             first = buffer.next_ipa + (buffer.read << PAGE_SHIFT)
             if first + (step << PAGE_SHIFT) > 1 << 64:
                 return tee.TEE_ERROR_BAD_PARAMETERS
-            words = _in_a_row(first, step)
+            words = in_a_row(first, step)
         else:
             chain = await sys.read_page_list(guest.id, buffer.next_ipa, step)
             if chain is None:
@@ -175,54 +170,6 @@ def _keep(core: Core, guest: Guest, buffer: Buffer, frames: bytes) -> None:
         buffer.frames += frames
     if buffer.done == buffer.pages and core.sink is not None:
         core.sink(events.BufferTaken(guest.id, buffer.kind, buffer.reference, buffer.pages))
-
-
-def _in_a_row(first: int, count: int) -> bytes:
-    """The entries of ``count`` pages that follow each other from address ``first`` on."""
-    if count <= SMALL_LIST:
-        pages = range(first, first + (count << PAGE_SHIFT), PAGE_SIZE)
-        return struct.pack(f"<{count}Q", *pages)
-    steps = np.arange(count, dtype="<u8") << np.uint64(PAGE_SHIFT)
-    words: bytes = (steps + np.uint64(first)).tobytes()
-    return words
-
-
-def with_offsets(frames: bytes, words: bytes) -> bytes:
-    """``frames`` with the low 12 bits of ``words``: nearly always ``frames`` itself."""
-    count = len(words) // 8
-    if count <= SMALL_LIST:
-        entries = struct.unpack(f"<{count}Q", words)
-        together = 0
-        for entry in entries:
-            together |= entry
-        if not together & PAGE_MASK:
-            return frames
-        pas = struct.unpack(f"<{count}Q", frames)
-        pairs = zip(pas, entries, strict=True)
-        return struct.pack(f"<{count}Q", *[pa | entry & PAGE_MASK for pa, entry in pairs])
-    array = np.frombuffer(words, "<u8")
-    if not int(np.bitwise_or.reduce(array)) & PAGE_MASK:
-        return frames
-    joined: bytes = (np.frombuffer(frames, "<u8") | array & np.uint64(PAGE_MASK)).tobytes()
-    return joined
-
-
-def without_offsets(entries: bytes) -> bytes:
-    """Page addresses of ``entries``: nearly always ``entries`` itself."""
-    count = len(entries) // 8
-    if count <= SMALL_LIST:
-        words = struct.unpack(f"<{count}Q", entries)
-        together = 0
-        for word in words:
-            together |= word
-        if not together & PAGE_MASK:
-            return entries
-        return struct.pack(f"<{count}Q", *[word & ~PAGE_MASK for word in words])
-    array = np.frombuffer(entries, "<u8")
-    if not int(np.bitwise_or.reduce(array)) & PAGE_MASK:
-        return entries
-    frames: bytes = (array & ~np.uint64(PAGE_MASK)).tobytes()
-    return frames
 
 
 def _listed(shadow: Shadow, page: int, count: int) -> bytes:

@@ -10,7 +10,7 @@ import numpy as np
 
 from mediator.deployment import app_abi as abi
 from mediator.host import PAGE_LIST_ENTRIES, PAGE_SIZE, Host
-from mediator.optee.memory import with_offsets
+from mediator.optee.words import with_offsets
 
 _WORD: Final = 8
 _PAGE_WORDS: Final = PAGE_SIZE // _WORD
