@@ -277,13 +277,13 @@ class AppSyscalls:
 
 async def walk(
     sys: Syscalls, guest: int, ipa: int, entries: int, step: int, shadow: Shadow, page: int
-) -> tuple[int, int, int]:
+) -> tuple[int, int, int, bool]:
     """A page list read and pinned in one request (:data:`mediator.optee.core.FusedWalk`)."""
     assert isinstance(sys, AppSyscalls)
     offset = sys.offset(shadow) + page * PAGE_SIZE
     answer = await _pin_list(sys, guest, ipa, entries, step, offset)
     (flags,) = _FLAGS.unpack_from(answer, _FLAGS_AT)
-    status, link, pinned = _STATUS_LINK_PINNED.unpack_from(answer, _STATUS_AT)
+    status, link, pinned, low = _WALKED.unpack_from(answer, _STATUS_AT)
     if status < 0 and status != abi.TOO_MUCH:
         raise failure(Syscall.PIN_LIST, status)
     end = WALKED
@@ -291,7 +291,7 @@ async def walk(
         end = WALK_REFUSED
     elif flags & abi.FLAG_PREEMPT:
         end = WALK_PREEMPTED
-    return pinned, link, end
+    return pinned, link, end, bool(low)
 
 
 async def finish(
@@ -320,7 +320,7 @@ async def finish(
     sys._talk.posted.append(head + payload)
 
 
-_STATUS_LINK_PINNED: Final = struct.Struct("<q2Q")
+_WALKED: Final = struct.Struct("<q3Q")
 
 
 @coroutine

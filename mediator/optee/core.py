@@ -44,10 +44,13 @@ _ZERO_PAGE: Final = bytes(PAGE_SIZE)
 
 Registers = tuple[int, ...]
 
-FusedWalk = Callable[[Syscalls, int, int, int, int, Shadow, int], Awaitable[tuple[int, int, int]]]
+FusedWalk = Callable[
+    [Syscalls, int, int, int, int, Shadow, int], Awaitable[tuple[int, int, int, bool]]
+]
 """Reads a guest's page list and pins its pages, step by step, in one request: (system calls, guest,
 address of the list, entries, entries a step, the TEE's list, its page that the entries begin in) →
-(how many are pinned and stand in the list, next list page, how it ended)."""
+(how many are pinned and stand in the list, next list page, how it ended, whether any of them has an
+offset)."""
 FinalWrite = Callable[[Syscalls, int, int, list[tuple[int, bytes]], int], Awaitable[None]]
 """Writes the results of a call as its last act: (system calls, guest, page, segments, x0 if refused).
 What becomes of it is the deployment's affair, which answers the guest accordingly."""

@@ -125,7 +125,7 @@ async def _walk_fused(
     assert shadow is not None
     left, step = buffer.pages - buffer.read, core.settings.limits.walk_entries
     page = buffer.read // PAGE_LIST_ENTRIES
-    count, buffer.next_ipa, end = await fused(
+    count, buffer.next_ipa, end, low = await fused(
         sys, guest.id, buffer.next_ipa, left, step, shadow, page
     )
     if count > left:
@@ -133,7 +133,7 @@ async def _walk_fused(
     if count:
         buffer.read += count
         entries = _listed(shadow, page, count)
-        frames = without_offsets(entries)
+        frames = without_offsets(entries) if low else entries
         if frames is not entries and not core.settings.entry_offsets:
             _emit(buffer, frames)
         _linked(shadow, page, count)

@@ -321,7 +321,8 @@ class Server:
         if offset & PAGE_MASK or offset < SHADOWS_AT or pages > (len(arena) - offset) // PAGE_SIZE:
             raise Refusal(abi.BAD_ARGUMENT)
         found = self._walk(entry, message, list_writer(arena[offset:]))
-        return result(message, found.status, b"", found.link, found.pinned, flags=found.flags)
+        counts = found.link, found.pinned, int(found.low)
+        return result(message, found.status, b"", *counts, flags=found.flags)
 
     def _walk(self, entry: Open, message: Message, take: Take) -> Walk:
         guest, ipa, entries, step, *_ = message.args

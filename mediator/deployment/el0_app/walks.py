@@ -20,12 +20,14 @@ Take = Callable[[bytes], None]
 
 
 class Walk(NamedTuple):
-    """How a walk ended: a status, flags of the RESULT, the next list page, frames that are pinned."""
+    """How a walk ended: a status, flags of the RESULT, the next list page, frames that are pinned, and
+    whether any of the entries had an offset."""
 
     status: int
     flags: int
     link: int
     frames: list[bytes]
+    low: bool
 
     @property
     def pinned(self) -> int:
@@ -39,22 +41,24 @@ def walk(host: Host, guest: int, ipa: int, entries: int, step: int, take: Take) 
     If one raises, nothing stays pinned: the app is not told of these pins.
     """
     pinned: list[bytes] = []
-    link, left = 0, entries
+    link, left, low = 0, entries, False
     try:
         while True:
             now = min(left, step)
             chain = host.read_page_list(guest, ipa, now)
             frames = None if chain is None else host.pin_pages(guest, chain[0])
             if chain is None or frames is None:
-                return Walk(abi.NO, 0, link, pinned)
+                return Walk(abi.NO, 0, link, pinned, low)
             pinned.append(frames)
-            take(with_offsets(frames, chain[0]))
+            listed = with_offsets(frames, chain[0])
+            low |= listed is not frames
+            take(listed)
             ipa = link = chain[1]
             left -= now
             if not left:
-                return Walk(abi.OK, 0, link, pinned)
+                return Walk(abi.OK, 0, link, pinned, low)
             if host.should_preempt():
-                return Walk(abi.OK, abi.FLAG_PREEMPT, link, pinned)
+                return Walk(abi.OK, abi.FLAG_PREEMPT, link, pinned, low)
     except Exception:
         for frames in pinned:
             host.unpin_pages(guest, frames)

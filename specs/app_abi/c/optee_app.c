@@ -718,7 +718,7 @@ int app_write_result(struct app *app, uint64_t guest, uint64_t ipa, uint64_t ref
 }
 
 int app_pin_list(struct app *app, uint64_t guest, uint64_t ipa, uint64_t entries, uint64_t step,
-                 uint64_t offset, uint64_t *link, uint64_t *pinned)
+                 uint64_t offset, uint64_t *link, uint64_t *pinned, uint64_t *low)
 {
     const uint64_t args[APP_ARGS] = {guest, ipa, entries, step, offset};
     struct app_header answer;
@@ -731,6 +731,7 @@ int app_pin_list(struct app *app, uint64_t guest, uint64_t ipa, uint64_t entries
     if (app->broken == 0) {
         *link = answer.args[0];
         *pinned = answer.args[1];
+        *low = answer.args[2];
     }
     return app_take(app, &answer, status, NULL, 0);
 }

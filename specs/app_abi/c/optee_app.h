@@ -510,9 +510,10 @@ int app_write_result(struct app *app, uint64_t guest, uint64_t ipa, uint64_t ref
  * list page, low 12 bits ignored; entries: words, 1 to MAX_PAGES; step: words read and pinned
  * between two questions whether to stop, a multiple of 511; offset: byte of the arena for the
  * first page, behind the windows, low 12 bits zero; link: word 511 of the last page read, 0 if
- * the entries ended before it; pinned: entries that are pinned now, and stand in the arena. */
+ * the entries ended before it; pinned: entries that are pinned now, and stand in the arena; low:
+ * whether any of them has one of the low 12 bits. */
 int app_pin_list(struct app *app, uint64_t guest, uint64_t ipa, uint64_t entries, uint64_t step,
-                 uint64_t offset, uint64_t *link, uint64_t *pinned);
+                 uint64_t offset, uint64_t *link, uint64_t *pinned, uint64_t *low);
 
 #ifdef __cplusplus
 }

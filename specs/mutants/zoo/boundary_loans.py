@@ -411,8 +411,8 @@ FUSED = (
         19,
         ("I10",),
         "mediator.optee.memory:_walk_fused",
-        "count, buffer.next_ipa, end = await",
-        "count, _, end = await",
+        "count, buffer.next_ipa, end, low = await",
+        "count, _, end, low = await",
     ),
     one_edit(
         "fused.offsets-of-nobody",
