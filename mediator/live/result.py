@@ -143,6 +143,11 @@ def is_known(alarm: str) -> bool:
     return "WARNING: CPU" in alarm and "optee_bus_scan" in alarm
 
 
+def is_blocked(alarm: str) -> bool:
+    """Whether a complaint of the kernel is that a task waits and cannot be woken (``hung_task.c``)."""
+    return "INFO: task " in alarm and "blocked for more than" in alarm
+
+
 def of_guest(guest: LiveGuest, seconds: float, *, finished: bool) -> GuestResult:
     """Judge one guest. ``finished``: it was to report its end and switch itself off."""
     checks = tuple([c for line in guest.console.lines if (c := parse_check(line)) is not None])

@@ -253,6 +253,9 @@ class Run:
             self._signs[guest.ident] = signs, now
         elif now - self._signs[guest.ident][1] > quiet:
             self.service.stop(guest, f"no sign of life for {quiet:g} s")
+        if quiet is not None and any(result.is_blocked(alarm) for alarm in guest.console.alarms):
+            # The kernel says so every few seconds: that is no sign of life.
+            self.service.stop(guest, "a task of its kernel is blocked")
 
     def result(self, *, finished: bool = True) -> result.Result:
         """End what still runs, and judge. ``finished``: guests were to end by themselves."""

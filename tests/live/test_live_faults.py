@@ -33,6 +33,8 @@ from mediator.live.result import (
     SURVIVED,
     Check,
     GuestResult,
+    is_blocked,
+    is_known,
 )
 from smccc.message import Message, Param, parse_message
 
@@ -223,6 +225,12 @@ def test_the_app_dies_before_the_next_call_if_the_secure_world_was_not_asked() -
     strike(saboteur, Calls())
     assert not killed
     assert verdict(result("end"), saboteur) == MISSED
+
+
+def test_a_blocked_task_is_told_from_other_complaints() -> None:
+    assert is_blocked("[   21.0] INFO: task rmmod:132 blocked for more than 10 seconds.")
+    assert not is_blocked(SCAN)
+    assert is_known(SCAN)
 
 
 SCAN = "[    2.0] WARNING: CPU: 0 PID: 9 at drivers/tee/optee/core.c:71 optee_bus_scan+0x30/0x40"
