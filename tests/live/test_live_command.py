@@ -71,8 +71,8 @@ def test_a_missing_layer_of_isolation_ends_it(
 def test_a_guest_whose_app_is_killed(files: Bundle, tmp_path: Path) -> None:
     """Everything about it is in the JSON, in the trace and on the screen."""
     trace = tmp_path / "trace.json"
-    options = ["--deployment", "el0-app", "--fault", "kill-app@20", "--trace", str(trace)]
-    done = CliRunner().invoke(main, ["live", *options, "--json"])
+    options = ["--deployment", "el0-app", "--fault", "kill-app@20", "--run", "true"]
+    done = CliRunner().invoke(main, ["live", *options, "--trace", str(trace), "--json"])
     report = json.loads(done.stdout)
     assert report["verdict"] == SERVED_AGAIN
     assert done.exit_code == 0
