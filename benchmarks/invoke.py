@@ -104,7 +104,7 @@ async def open_session(cpu: GuestCpu) -> int:
     body = MESSAGE[2].pack(0, 0, 0, 0, 0, 0, 0, 2, meta, a, b, 0, meta, 0, 0, 0)
     await cpu.write(RAM, body)
     regs = await cpu.smc(smc.OPTEE_SMC_CALL_WITH_ARG, 0, RAM, 0, 0, 0, 0, 0)
-    fields = struct.unpack("<8I", await cpu.read(RAM, 32))
+    fields: tuple[int, ...] = struct.unpack("<8I", await cpu.read(RAM, 32))
     assert (regs[0], fields[5]) == (0, 0), fields
     return fields[2]
 

@@ -173,6 +173,7 @@ def mediated(
         while outcome.regs[0] == interrupted:
             stops -= 1
             outcome = tee.handle(GUEST, 0, (back, *outcome.regs[1:]))
+            assert isinstance(outcome, Completed)
         assert not stops
         assert outcome.regs[0] == 0
         assert host.guest_read(GUEST, message + 20, 8) == bytes(8)

@@ -22,9 +22,8 @@ import gc
 import statistics
 import sys
 
-from page_lists import ENTRIES, Rig, Sharing, mediated, timed
-
 from benchmarks._report import Report, gate, gate_lines, passed, run
+from benchmarks.page_lists import ENTRIES, Rig, Sharing, mediated, timed
 from mediator.host import PAGE_LIST_ENTRIES
 from mediator.optee.settings import Limits, MediatorSettings
 

@@ -112,7 +112,7 @@ class WildHost(RigHost):
     def should_preempt(self) -> bool:
         return self.stops.random() < 0.2
 
-    def smc(  # type: ignore[override]
+    def smc(
         self, a0: int, a1: int, a2: int, a3: int, a4: int, a5: int, a6: int, a7: int
     ) -> tuple[int, int, int, int]:
         random = self.random

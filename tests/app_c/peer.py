@@ -308,7 +308,7 @@ class Peer:
         arena = self.process.arena
         for shadow, offset in self._shadows.values():
             shadow.mem[:] = arena[offset : offset + PAGE_SIZE]
-        answer = self.host.smc(*args)  # type: ignore[call-arg]
+        answer = self.host.smc(*args)
         for shadow, offset in self._shadows.values():
             arena[offset : offset + PAGE_SIZE] = shadow.mem
         return abi.OK, answer, b""

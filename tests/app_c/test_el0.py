@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -189,7 +190,7 @@ class Killing:
         self._kill = kill
         self.left = at
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         self.left -= 1
         if not self.left:
             self._kill()
@@ -208,9 +209,10 @@ def test_death_at_every_service_of_a_session(plain_app: Path) -> None:
             def kill(app: El0App = app) -> None:
                 os.kill(app.isolation[0].pid, 9)
 
-            server = app._spare.server  # type: ignore[union-attr]
+            assert app._spare is not None
+            server = app._spare.server
             killing = Killing(host, kill, at)
-            server._host = killing  # type: ignore[assignment]
+            server._host = killing
             try:
                 session_under(rig)
             except AssertionError:

@@ -16,7 +16,7 @@ from mediator.deployment.el0_app.deployment import El0App
 from mediator.deployment.el0_app.server import SharedShadows
 from mediator.deployment.in_hypervisor import InHypervisor
 from mediator.guest.client import INPUT, OUTPUT, Memref, Value
-from mediator.guest.driver import DriverSettings
+from mediator.guest.driver_settings import DriverSettings
 from mediator.guest.guest import Guest, GuestSettings, Main
 from mediator.guest.profile import LINUX_6_1, LINUX_6_12
 from mediator.host import Host
@@ -102,8 +102,11 @@ class Home(Deployment):
     maker: Maker = attrs.field(kw_only=True)
     made: list[Watched] = attrs.field(factory=list)
 
-    def make(self, host: Host, *_: object, **given: object) -> Watched:  # type: ignore[override]
-        self.made.append(Watched(self.maker(host, given["shadows"])))
+    def make(  # type: ignore[override]
+        self, host: Host, *_: object, shadows: SharedShadows | None = None, **__: object
+    ) -> Watched:
+        assert shadows is not None
+        self.made.append(Watched(self.maker(host, shadows)))
         return self.made[0]
 
 

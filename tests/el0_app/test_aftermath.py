@@ -37,7 +37,7 @@ def listening(rig: AppRig) -> list[tuple[int, int]]:
 
 def values(rig: AppRig) -> list[int]:
     """The notification values that the guest is told."""
-    told = []
+    told: list[int] = []
     while True:
         status, value, flags, *_ = rig.smc(smc.OPTEE_SMC_GET_ASYNC_NOTIF_VALUE)
         if status != OK or not flags & smc.OPTEE_SMC_ASYNC_NOTIF_VALID:

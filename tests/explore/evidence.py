@@ -65,16 +65,17 @@ def lines() -> Iterator[str]:
 def _bug(mutant: str, name: str) -> str:
     system = SCENARIOS[name]
     runs = 0
+    schedule = "not found"
     with planted(load()[mutant]):
         for bound in range(PREEMPTIONS + 1):
             found = explore(system, Reduction.NONE, preemptions=bound, stop_at_failure=True)
             runs += found.runs
             if found.failures:
+                schedule = written(found.failures[0].schedule)
                 break
         failed, _ = sample(system, SAMPLES, SEED)
     share = failed / SAMPLES
     chance = 1 - (1 - share) ** runs
-    schedule = written(found.failures[0].schedule) if found.failures else "not found"
     usually = "" if chance >= USUALLY else ": usually not found"
     return (
         f"| `{mutant}` | `{name}` | {runs} | `{schedule}` | {share:.1%} | {chance:.0%}{usually} |"

@@ -37,6 +37,7 @@ def drawn(strategy: st.SearchStrategy[T], count: int = 200) -> list[T]:
 
 def seed() -> int | None:
     """None (the same draws each time) under the profile ``tests``, otherwise a fresh seed."""
+    assert settings.default is not None
     return None if settings.default.derandomize else Random().randrange(1 << 32)
 
 

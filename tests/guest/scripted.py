@@ -31,11 +31,14 @@ Answer = tuple[int, int, int, int]
 Steps = Generator[Answer, Registers, int | None]
 Handler = Callable[["Call"], Steps]
 
+NO_STEPS: tuple[Answer, ...] = ()
+"""``yield from`` it makes a handler of a function that asks nobody for anything."""
+
 
 def nothing(call: Call) -> Steps:
     """The default invoke: succeed at once."""
+    yield from NO_STEPS
     return None
-    yield
 
 
 class Call:
@@ -88,7 +91,8 @@ class Call:
         machine.store(address, data)
         yield (smc.OPTEE_SMC_RETURN_RPC_CMD, high, low, self.thread)
         count = MESSAGE[0].unpack(machine.load(address, 32))[NUM_PARAMS]
-        return MESSAGE[count].unpack(machine.load(address, message_size(count)))
+        back: tuple[int, ...] = MESSAGE[count].unpack(machine.load(address, message_size(count)))
+        return back
 
     def alloc(self) -> Generator[Answer, Registers, None]:
         """RPC ALLOC of the classic style."""

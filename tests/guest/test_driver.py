@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from mediator.guest.client import INPUT, OUTPUT, Memref, TeeError, Value
-from mediator.guest.cpu import GuestCpu
+from mediator.guest.cpu import Registers
 from mediator.guest.driver_settings import DriverSettings, ProbeError
 from mediator.guest.events import ClientCall, GuestBooted, GuestStopped, ResultLog
 from mediator.guest.guest import Guest, GuestFailed, GuestSettings
@@ -19,8 +19,17 @@ from smccc.constants import optee_msg as msg
 from smccc.constants import optee_rpc as rpc
 from smccc.constants import optee_smc as smc
 from smccc.constants import tee
-from tests.guest.machine import FakeMachine
-from tests.guest.scripted import CLASSIC, MODERN, NOTIFYING, Call, ScriptedTee, Steps
+from tests.guest.machine import FakeCpu, FakeMachine
+from tests.guest.scripted import (
+    CLASSIC,
+    MODERN,
+    NO_STEPS,
+    NOTIFYING,
+    Answer,
+    Call,
+    ScriptedTee,
+    Steps,
+)
 
 RAM = ((0x4000_0000, 2048),)
 UUID_OF_TA = UUID(int=0x1234)
@@ -158,9 +167,9 @@ def test_parameters_go_out_and_come_back(capabilities: int) -> None:
 
 def test_a_result_is_an_exception_with_its_origin() -> None:
     def invoke(call: Call) -> Steps:
+        yield from NO_STEPS
         call.set_param(0, 0, 64, call.param(0)[3])
         return tee.TEE_ERROR_SHORT_BUFFER
-        yield
 
     async def main(guest: Guest) -> None:
         client = guest.client()
@@ -178,7 +187,7 @@ def test_a_result_is_an_exception_with_its_origin() -> None:
 def test_a_call_that_is_not_taken_is_a_communication_error() -> None:
     trusted = ScriptedTee()
 
-    def broken(cpu: GuestCpu, regs: tuple[int, ...]) -> tuple[int, ...]:
+    def broken(cpu: FakeCpu, regs: Registers) -> Answer:
         if regs[0] == smc.OPTEE_SMC_CALL_WITH_REGD_ARG and trusted.commands.count(0) >= 3:
             return smc.OPTEE_SMC_RETURN_EBADADDR, 0, 0, 0
         return trusted(cpu, regs)
@@ -231,7 +240,7 @@ def test_more_callers_than_threads_all_get_their_turn(
 def test_a_lone_call_refused_for_want_of_threads_waits_for_ever() -> None:
     trusted = ScriptedTee(MODERN, threads=1)
 
-    def full(cpu: GuestCpu, regs: tuple[int, ...]) -> tuple[int, ...]:
+    def full(cpu: FakeCpu, regs: Registers) -> Answer:
         if regs[0] == smc.OPTEE_SMC_CALL_WITH_REGD_ARG and trusted.commands.count(0) >= 3:
             return smc.OPTEE_SMC_RETURN_ETHREAD_LIMIT, 0, 0, 0
         return trusted(cpu, regs)
@@ -594,11 +603,11 @@ def test_no_null_references_without_the_capability() -> None:
     seen: list[int] = []
 
     def invoke(call: Call) -> Steps:
+        yield from NO_STEPS
         if call.function == 1:
             seen.append(call.param(0)[0])
             assert call.param(0)[2] == 0
         return None
-        yield
 
     async def main(guest: Guest) -> None:
         async with guest.client().open_session(UUID_OF_TA) as session:

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Any
 
 import pytest
 
 from mediator.guest.client import Memref, TeeError, Value
-from mediator.guest.cpu import GuestAbort, GuestCpu, GuestUndefined, Registers
+from mediator.guest.cpu import GuestAbort, GuestCpu, GuestUndefined, Registers, VcpuProgram
 from mediator.guest.guest import Guest
 from mediator.guest.hostile import (
     ABORT,
@@ -18,6 +17,7 @@ from mediator.guest.hostile import (
     RETURNED,
     STORED,
     UNDEFINED,
+    Action,
     Attacker,
     Load,
     Outcome,
@@ -34,6 +34,8 @@ from mediator.guest.hostile import (
 from mediator.guest.profile import LINUX_6_12
 from mediator.hypervisor.guest import GuestSpec, RamExtent
 from mediator.hypervisor.scheduler import Mode
+from mediator.optee.settings import MediatorSettings
+from mediator.scenario.platform import Platform
 from secure_world.apps import echo
 from secure_world.apps.echo import Echo
 from smccc.constants import optee_msg as msg
@@ -57,7 +59,7 @@ def test_a_script_records_every_outcome() -> None:
         return smc.OPTEE_SMC_RETURN_RPC_CMD, regs[1], regs[2], 5
 
     outcomes: list[Outcome] = []
-    actions = [
+    actions: list[Action] = [
         Smc((1, 2, 3, 4, 5, 6, 7, 8)),
         ResumeLast(a1=9),
         Smc((0xDEAD, 0, 0, 0, 0, 0, 0, 0), immediate=1, hvc=True),
@@ -108,10 +110,11 @@ def test_messages_can_lie_about_their_parameters() -> None:
     assert image[28:32] == (200).to_bytes(4, "little")
 
 
-def attack(board: Any, *programs, name: str = "attacker", pages: int = 256) -> int:
+def attack(
+    board: Platform, *programs: VcpuProgram, name: str = "attacker", pages: int = 256
+) -> int:
     spec = GuestSpec(name, programs, [RamExtent(RAM[0][0], pages)])
-    created: int = board.create(spec)
-    return created
+    return board.create(spec)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -193,10 +196,10 @@ def test_an_attacker_with_a_protocol() -> None:
 
 
 @STYLES
-def test_an_attacker_that_serves_no_rpc_ends_its_call(mediator: Any) -> None:
+def test_an_attacker_that_serves_no_rpc_ends_its_call(mediator: MediatorSettings) -> None:
     statuses: list[int] = []
-    words = [int.from_bytes(Echo.uuid.bytes[n : n + 8], "little") for n in (0, 8)]
-    opening = message(msg.OPTEE_MSG_CMD_OPEN_SESSION, [(0x101, *words, 0), (0x101, 0, 0, 0)])
+    first, second = (int.from_bytes(Echo.uuid.bytes[n : n + 8], "little") for n in (0, 8))
+    opening = message(msg.OPTEE_MSG_CMD_OPEN_SESSION, [(0x101, first, second, 0), (0x101, 0, 0, 0)])
 
     async def program(cpu: GuestCpu) -> None:
         attacker = Attacker(cpu, RAM[0][0], 256)
@@ -217,7 +220,7 @@ def test_an_attacker_that_serves_no_rpc_ends_its_call(mediator: Any) -> None:
 
 @pytest.mark.parametrize("name", LIES)
 @STYLES
-def test_a_driver_that_lies_harms_only_itself(name: str, mediator: Any) -> None:
+def test_a_driver_that_lies_harms_only_itself(name: str, mediator: MediatorSettings) -> None:
     async def lying(guest: Guest) -> None:
         guest.driver.alter_answer = LIES[name]
         client = guest.client()
@@ -236,8 +239,10 @@ def test_a_driver_that_lies_harms_only_itself(name: str, mediator: Any) -> None:
     honest = next(g for g in board.guests.values() if g.name == "honest")
     assert not honest.stuck()
     honest.check()
+    assert board.watch is not None
     board.watch.check()
-    board.machine.destroy_guest(liar) if board.machine.guest(liar) else None
+    if board.machine.guest(liar):
+        board.machine.destroy_guest(liar)
     board.run()
     board.watch.check()
 

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import pytest
 
-from mediator.guest.client import INPUT, OUTPUT, Client, Memref, Session, TeeError, Value
+from mediator.guest.client import INPUT, OUTPUT, Client, Memref, Param, Session, TeeError, Value
 from mediator.guest.driver_settings import DriverSettings
 from mediator.guest.guest import Guest, GuestFailed, GuestSettings
 from mediator.guest.memory import Buffer
@@ -56,7 +56,9 @@ async def pause(guest: Guest) -> None:
     await guest.kernel.sleep(1_000_000)
 
 
-async def refused(guest: Guest, session: Session, command: int, *params, result: int) -> None:
+async def refused(
+    guest: Guest, session: Session, command: int, *params: Param, result: int
+) -> None:
     with pytest.raises(TeeError) as caught:
         await session.invoke(command, *params)
     assert caught.value.result == result

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
 from uuid import UUID
 
 import pytest
@@ -13,12 +12,12 @@ from hypothesis import strategies as st
 
 from mediator.guest.client import TeeError
 from mediator.guest.cpu import Registers
-from mediator.guest.guest import Guest, GuestSettings
+from mediator.guest.guest import Guest, GuestSettings, Main
 from mediator.guest.storage import FIRST_DESCRIPTOR, FileStore, OpenFiles
 from smccc.constants import optee_rpc as rpc
 from smccc.constants import tee
 from tests.guest.machine import FakeMachine
-from tests.guest.scripted import Answer, Call, ScriptedTee, Steps
+from tests.guest.scripted import Answer, Call, Handler, ScriptedTee, Steps
 
 RAM = ((0x4000_0000, 1024),)
 UUID_OF_TA = UUID(int=0x1234)
@@ -82,7 +81,7 @@ class Ree:
         return answer[5], self.get(answer[14])
 
 
-def run(invoke: Any, guest: Guest | None = None, *mains) -> Guest:
+def run(invoke: Handler, guest: Guest | None = None, *mains: Main) -> Guest:
     """Run one invoke against a supplicant; the script's assertions are the test."""
     guest = guest or Guest(GuestSettings("g", RAM, 1, images={UUID_OF_TA: IMAGE}))
 
@@ -153,7 +152,8 @@ def test_files_from_creation_to_removal() -> None:
         assert (yield from ree.fs())[5] == BAD
         assert (yield from ree.fs((1, 11, 0, 0)))[5] == BAD
         assert (yield from ree.fs((1, rpc.OPTEE_RPC_FS_READ, fd, 0)))[5] == BAD
-        return (yield from ree.end())
+        yield from ree.end()
+        return None
 
     guest = run(invoke)
     assert guest.store.paths() == []
@@ -206,7 +206,8 @@ def test_names_directories_and_renaming() -> None:
         ree.put(b"x" * 350)
         answer = yield from ree.fs((1, 0, 0, 0), (5, 0, 350, ree.buffer), (2, 0, 0, 0))
         assert answer[5] == BAD
-        return (yield from ree.end())
+        yield from ree.end()
+        return None
 
     guest = run(invoke)
     assert guest.store.paths() == ["/ta/.hidden", "/ta/x/three"]
@@ -239,7 +240,8 @@ def test_a_plugin_is_found_by_its_uuid_words() -> None:
         assert (answer[5], answer[18]) == (OK, 4)
         assert ree.get(4) == b"DATA"
         assert (yield from request(words[::-1]))[5] == NOT_FOUND
-        return (yield from ree.end())
+        yield from ree.end()
+        return None
 
     run(invoke, Guest(GuestSettings("g", RAM, 1, plugins={PLUGIN: plugin})))
     assert seen == [(7, 9, b"data")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -290,9 +291,9 @@ def test_a_pinned_and_mapped_page_waits_for_both() -> None:
         frames = pin(host, 1, RAM)
         frame = pfn(host, 1, RAM)
         host.balloon_out(1, RAM, 1)
-        steps = [
-            lambda h=host, f=frames: h.unpin_pages(1, f),
-            lambda h=host: h.balloon_out(2, ELSEWHERE, 1),
+        steps: list[Callable[[], object]] = [
+            partial(host.unpin_pages, 1, frames),
+            partial(host.balloon_out, 2, ELSEWHERE, 1),
         ]
         for step in steps if pins_first else reversed(steps):
             assert host.memory.is_zombie(frame)

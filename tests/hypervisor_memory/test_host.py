@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -217,7 +218,12 @@ def test_the_rest_of_the_machine_is_whatever_was_plugged_in() -> None:
     host.inject_virq(1, 40)
     host.set_timer(5)
     host.log(1, "nobody listens")
-    host.secure_smc = lambda *regs: (seen.append(regs), (9, 8, 7, 6))[1]
+
+    def secure_smc(*regs: int) -> tuple[int, int, int, int]:
+        seen.append(regs)
+        return 9, 8, 7, 6
+
+    host.secure_smc = secure_smc
     host.preempt_policy = lambda: True
     host.clock = lambda: 12345
     host.virq_sink = lambda guest, intid: seen.append((guest, intid))
@@ -260,7 +266,7 @@ def test_the_read_hook_strikes_after_each_read_but_not_after_list_reads() -> Non
 @pytest.mark.parametrize("nth", [0, 2])
 def test_a_planted_fault_comes_true_once(call: str, nth: int) -> None:
     host = machine()
-    calls = {
+    calls: dict[str, Callable[[], object]] = {
         "read_guest": lambda: host.read_guest(1, RAM, 4),
         "write_guest": lambda: host.write_guest(1, RAM, [(0, b"x")]),
         "read_page_list": lambda: host.read_page_list(1, RAM, 4),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -141,11 +142,12 @@ def test_addresses_that_nothing_can_be_mapped_at_are_absent(address: int) -> Non
 )
 def test_ranges_outside_of_the_ipa_space_are_refused(ipa: int, pages: int) -> None:
     table = Stage2()
-    for change in (
+    changes: tuple[Callable[[], object], ...] = (
         lambda: table.map_range(ipa, pages, s2.OWN_RW, PAGE),
         lambda: table.unmap(ipa, pages),
         lambda: table.remap(ipa, pages, s2.OWN_RO),
-    ):
+    )
+    for change in changes:
         with pytest.raises(InvariantError):
             change()
     assert table.mappings() == []
@@ -186,7 +188,7 @@ def test_gathers_at_the_edges_of_an_extent(start: int, pages: int) -> None:
 def test_a_change_is_seen_by_what_was_remembered() -> None:
     table = Stage2()
     table.map_range(0, 4, s2.OWN_RW, 0x9000_0000)
-    changes = (
+    changes: tuple[Callable[[], object], ...] = (
         lambda: table.remap(0, 1, s2.OWN_RO),
         lambda: table.map_range(0, 1, s2.OWN_RW, 0xA000_0000),
         lambda: table.map_frames(0, s2.OWN_RW, np.array([5], np.int64)),

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from mediator.live import polling
@@ -15,7 +17,7 @@ class Machine:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, processors: int = 2) -> None:
         self.now = 1_000_000_000
         self.waited = 0
-        monkeypatch.setattr(polling.time, "monotonic_ns", lambda: self.now)
+        monkeypatch.setattr(time, "monotonic_ns", lambda: self.now)
         monkeypatch.setattr(polling, "_waited", lambda: self.waited)
         monkeypatch.setattr(polling, "_processors", lambda: processors)
 

@@ -152,7 +152,7 @@ class TestNames:
     def test_the_name_is_free_before_the_guest_sees_the_result(self, rig: Rig) -> None:
         """Another processor watches the message and registers the name again at once."""
         rig.register(0x55, [RAM + 0x50_000])
-        again = []
+        again: list[int] = []
         write = rig.host.write_guest
 
         def racing(guest: int, ipa: int, segments: list[tuple[int, bytes]]) -> bool:
@@ -260,7 +260,7 @@ class TestWalks:
         odd = [page | (8 if index == pages - 2 else 0) for index, page in enumerate(guest_pages)]
         for settings, kept in ((MediatorSettings(), 8), (_dropping(), 0)):
             rig = Rig(settings)
-            seen = []
+            seen: list[list[int]] = []
 
             def script(rig: Rig, regs: tuple[int, ...], seen: list[list[int]] = seen) -> Answer:
                 address = struct.unpack_from("<Q", rig.shadow(), 40)[0]

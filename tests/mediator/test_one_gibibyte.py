@@ -65,6 +65,7 @@ class Large:
     def call(self, body: bytes) -> int:
         """The result in the message, however often the walk stopped."""
         self.host.guest_write(GUEST, MESSAGE, body)
+        regs: tuple[int, ...]
         regs = (smc.OPTEE_SMC_CALL_WITH_ARG, MESSAGE >> 32, MESSAGE & 0xFFFF_FFFF, 0, 0, 0, 0, 0)
         while True:
             outcome = self.tee.handle(GUEST, 0, regs)

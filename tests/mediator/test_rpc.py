@@ -213,7 +213,7 @@ def test_resuming_what_is_not_suspended_is_eresume(rig: Rig, thread: int) -> Non
 
 def test_the_guest_cannot_answer_before_the_request_is_complete(rig: Rig) -> None:
     """Another processor resumes while the request is being written into guest memory."""
-    seen = []
+    seen: list[int] = []
     write = rig.host.write_guest
 
     def racing(guest: int, ipa: int, segments: list[tuple[int, bytes]]) -> bool:

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from mediator.guest.client import INPUT, OUTPUT, Memref, TeeError, Value
-from mediator.guest.driver import DriverSettings
+from mediator.guest.driver_settings import DriverSettings
 from mediator.guest.guest import Guest, GuestSettings, Main
 from mediator.guest.profile import LINUX_6_1, LINUX_6_12
 from mediator.hypervisor.core import MachineSettings

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mediator.guest.replayed import RecordedSession
 from mediator.scenario.reader import parse_scenario
@@ -19,6 +19,8 @@ DATA = Path(__file__).parent / "data"
 TRACES = Path(__file__).parent.parent / "data" / "traces"
 
 HEADER = 'format = "optee-mediator-scenario"\nversion = 1\nname = "test"\n'
+
+E = TypeVar("E")
 
 ALPHA = '[[guest]]\nname = "alpha"\nram = "16MiB"\n'
 
@@ -74,6 +76,10 @@ class Seen:
 
     def _keep(self, time: int, event: Event) -> None:
         self.events.append((time, event))
+
+    def of(self, kind: type[E]) -> list[E]:
+        """The events of one class, in their order."""
+        return [event for _, event in self.events if isinstance(event, kind)]
 
 
 __all__ = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -71,7 +72,7 @@ def test_a_marker_that_is_not_there(first: str, last: str, missing: str) -> None
         load_session(TRACE, first, last)
 
 
-def changed(recording: RecordedSession, number: int, **changes: object) -> RecordedSession:
+def changed(recording: RecordedSession, number: int, **changes: Any) -> RecordedSession:
     calls = list(recording.calls)
     calls[number] = attrs.evolve(calls[number], **changes)
     return attrs.evolve(recording, calls=tuple(calls))
@@ -148,8 +149,10 @@ def test_calls_begin_in_the_recorded_order_on_the_recorded_cpu() -> None:
     text = '[platform]\nmode = "interleave"\n' + REPLAY
     result = make(text, listeners=[seen], load_session=lambda *_: recording).execute()
     assert result.ok
-    traps = [event for _, event in seen.events if event[4][0] != names.RETURN_FROM_RPC]
+    traps = [
+        trap for trap in seen.of(machine_events.TrapEnter) if trap.regs[0] != names.RETURN_FROM_RPC
+    ]
     wanted = [call for call in recording.calls if call.function != names.RETURN_FROM_RPC]
-    assert [(event[1], event[4][0]) for event in traps] == [
+    assert [(trap.vcpu, trap.regs[0]) for trap in traps] == [
         (call.cpu, call.function) for call in wanted
     ]

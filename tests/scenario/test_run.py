@@ -113,10 +113,11 @@ def test_both_conduits_and_a_driver_of_an_older_kernel() -> None:
     )
     seen = Seen(machine_events.TrapEnter)
     alpha = guest(passes(text, listeners=[seen]), "alpha")
-    assert {event[2] for _, event in seen.events} == {True}
+    traps = seen.of(machine_events.TrapEnter)
+    assert {trap.hvc for trap in traps} == {True}
     assert (alpha.kernel, alpha.conduit, alpha.style) == ("linux-6.1", "hvc", "rpc-arg")
     assert alpha.counters["migrated_rpcs"] > 0
-    assert smc.OPTEE_SMC_GET_THREAD_COUNT not in {event[4][0] for _, event in seen.events}
+    assert smc.OPTEE_SMC_GET_THREAD_COUNT not in {trap.regs[0] for trap in traps}
 
 
 # Events

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from uuid import UUID
 
 from secure_world.bus import BusError
+from secure_world.monitor import Monitor
 from secure_world.settings import SecureWorldSettings
 from secure_world.ta import Params, TaEnvironment, TaRegistry, TeeError, TrustedApplication
 from secure_world.world import SecureWorld
@@ -53,6 +54,8 @@ class RamBus:
         self.denied: set[int] = set()
         self.reads = 0
         self.writes: list[tuple[int, int, int]] = []
+        self.before_read: Callable[[int, int], object] | None = None
+        """Told address and length of each read before it happens."""
 
     def _ok(self, pa: int, n: int) -> bool:
         if not (self.base <= pa and pa + n <= self.base + len(self.ram)):
@@ -63,6 +66,8 @@ class RamBus:
         return not any(page in self.denied for page in pages)
 
     def read(self, client: int, pa: int, n: int) -> bytes:
+        if self.before_read is not None:
+            self.before_read(pa, n)
         if not self._ok(pa, n):
             raise BusError(pa, n)
         self.reads += 1
@@ -122,10 +127,12 @@ class Reply:
     def __init__(self, registers: tuple[int, int, int, int], data: bytes) -> None:
         self.registers = registers
         self.a0 = registers[0]
-        head = struct.unpack_from("<8I", data)
+        head: tuple[int, ...] = struct.unpack_from("<8I", data)
         self.cmd, self.func, self.session = head[:3]
         self.ret, self.origin, self.count = head[5:8]
-        self.params = [struct.unpack_from("<4Q", data, 32 + 32 * i) for i in range(self.count)]
+        self.params: list[Param] = [
+            struct.unpack_from("<4Q", data, 32 + 32 * i) for i in range(self.count)
+        ]
 
     @property
     def result(self) -> tuple[int, int]:
@@ -140,7 +147,7 @@ class Normal:
         settings: SecureWorldSettings | None = None,
         *,
         client: int = 1,
-        monitor: object | None = None,
+        monitor: Monitor | None = None,
         registry: TaRegistry | None = None,
         world: SecureWorld | None = None,
         bus: RamBus | None = None,
@@ -155,7 +162,7 @@ class Normal:
             world = SecureWorld(
                 self.bus,
                 self.settings,
-                monitor,  # type: ignore[arg-type]
+                monitor,
                 self.events.append,
                 registry=registry,
             )
@@ -209,9 +216,10 @@ class Normal:
 
     # Calls.
 
-    def raw(self, a0: int, *rest: int) -> tuple[int, int, int, int]:
-        args = list(rest) + [0] * (6 - len(rest))
-        return self.world.smc(a0, *args, self.client)
+    def raw(
+        self, a0: int, a1: int = 0, a2: int = 0, a3: int = 0, a4: int = 0, a5: int = 0, a6: int = 0
+    ) -> tuple[int, int, int, int]:
+        return self.world.smc(a0, a1, a2, a3, a4, a5, a6, self.client)
 
     def start(
         self, data: bytes, *, function: int = smc.OPTEE_SMC_CALL_WITH_RPC_ARG
@@ -279,8 +287,8 @@ class Normal:
         """Serve the RPC command whose argument is at ``at``."""
         fields = list(struct.unpack("<8I16Q", self.get(at, 160)))
         count = fields[7]
-        params = tuple([tuple(fields[8 + 4 * i : 12 + 4 * i]) for i in range(count)])
-        self.rpcs.append((fields[0], params))  # type: ignore[arg-type]
+        quads = [fields[8 + 4 * i : 12 + 4 * i] for i in range(count)]
+        self.rpcs.append((fields[0], tuple([(attr, a, b, c) for attr, a, b, c in quads])))
         if self.on_rpc is None or not self.on_rpc(fields[0], fields):
             fields[5], fields[6] = self._service(fields), tee.TEE_ORIGIN_COMMS
         self.put(at, struct.pack("<8I16Q", *fields))
@@ -328,9 +336,9 @@ class Normal:
                 self.fds[fd] = name
                 fields[17] = fd
         elif operation == rpc.OPTEE_RPC_FS_READ:
-            data = self.files[self.fds[fields[10]]][fields[11] : fields[11] + fields[14]]
-            self.put(self.shm[fields[15]][0] + fields[13], bytes(data))
-            fields[14] = len(data)
+            found = self.files[self.fds[fields[10]]][fields[11] : fields[11] + fields[14]]
+            self.put(self.shm[fields[15]][0] + fields[13], bytes(found))
+            fields[14] = len(found)
         elif operation == rpc.OPTEE_RPC_FS_WRITE:
             if fields[10] not in self.fds:
                 return tee.TEE_ERROR_BAD_PARAMETERS

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 
 from secure_world import events
@@ -96,7 +98,7 @@ class TestOpen:
         assert n.open(s.ARITHMETIC, [NOTHING] * 4).result == (0, TA)
 
     def test_missing_ta(self, n: Normal) -> None:
-        other = s.UUID("deadbeef-5c1d-4f0e-9a55-0f1e2d3c4b5b")
+        other = UUID("deadbeef-5c1d-4f0e-9a55-0f1e2d3c4b5b")
         reply = n.open(other)
         assert (*reply.result, reply.session) == (tee.TEE_ERROR_ITEM_NOT_FOUND, TEE, 0)
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secure_world import events
+from secure_world.settings import SecureWorldSettings
 from secure_world.shm import BadPageList, page_count, read_page_list
 from smccc.constants import optee_msg as msg
 from smccc.constants import optee_smc as smc
@@ -168,7 +169,7 @@ def test_pages_that_the_bus_denies_are_refused(n: Normal) -> None:
 
 
 def test_without_dynamic_memory_the_commands_are_unknown() -> None:
-    n = Normal(s.SecureWorldSettings(virtualization=False, dynamic_shm=False))
+    n = Normal(SecureWorldSettings(virtualization=False, dynamic_shm=False))
     page, registers = n.start(s.message(REGISTER, [(s.REG_ATTR, 0, 0, 0)]))
     assert registers == (smc.OPTEE_SMC_RETURN_EBADCMD, 0, 0, 0)
     assert n.get(page + 20, 4) == bytes(4)

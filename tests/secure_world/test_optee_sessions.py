@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from typing import ClassVar
+from uuid import UUID
 
 import pytest
 
@@ -96,7 +97,7 @@ def test_an_instance_for_each_session_or_one_for_all(n: Normal) -> None:
 class Life(s.TrustedApplication):
     """Writes down what happens to it."""
 
-    uuid = s.UUID("22222222-2222-4222-8222-222222222222")
+    uuid = UUID("22222222-2222-4222-8222-222222222222")
     pseudo = True
     log: ClassVar[list[str]] = []
     fail = 0

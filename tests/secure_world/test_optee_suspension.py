@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 
 from secure_world import events
@@ -158,9 +160,9 @@ class TestResumption:
             assert registers == (CMD, 0, 0, index)
             pages.append(page)
         data = s.message(1, [(1, 5, 0, 0)], func=1, session=sessions[-1])
-        before = n.get(page, 256)
+        before = n.get(pages[-1], 256)
         assert n.start(data)[1] == (1, 0, 0, 0)
-        assert n.get(page, 256) == before
+        assert n.get(pages[-1], 256) == before
         assert n.of(events.ThreadRefused) == [(0,)]
         n.answer(pages[0] + 64)
         assert n.resume(0) == (0, 0, 0, 0)
@@ -246,7 +248,7 @@ class TestFiles:
         assert n.invoke(session, 1).result == (64, TA)
 
 
-FILER = s.UUID("11111111-1111-4111-8111-111111111111")
+FILER = UUID("11111111-1111-4111-8111-111111111111")
 
 
 class Filer(s.TrustedApplication):

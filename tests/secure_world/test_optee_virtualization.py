@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from secure_world import events
+from secure_world.fault import Registers4
 from secure_world.settings import SecureWorldSettings
 from secure_world.world import SecureWorld
 from smccc.constants import optee_msg as msg
@@ -251,7 +252,7 @@ class TestSharedResources:
 
     HOLD_SHARED, HOLD_SHARED_ASLEEP = 1, 3
 
-    def start(self, n: Normal, func: int, amount: int = 1) -> tuple[int, tuple[int, ...]]:
+    def start(self, n: Normal, func: int, amount: int = 1) -> tuple[int, Registers4]:
         session = n.session(s.LOCKER)
         return n.start(s.message(1, [(1, amount, 0, 0)], func=func, session=session))
 

@@ -11,7 +11,6 @@ import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from smccc_golden import document
 
 from smccc import names
 from smccc.calls import (
@@ -38,6 +37,7 @@ from smccc.constants import optee_smc as smc
 from smccc.constants import psci as psci_numbers
 from smccc.errors import BuildError, ParseError, Reason
 from smccc.registers import RegisterFrame
+from tests.smccc.smccc_golden import document
 
 TABLES = document("register_tables")
 OPTEE_CALLS = {entry["name"]: entry for entry in TABLES["optee_calls"]}
@@ -151,6 +151,7 @@ RPC = {entry["name"]: entry for entry in TABLES["optee_rpc"]}
 def test_rpc_requests_and_answers_are_where_the_table_says(name: str) -> None:
     entry = RPC[name]
     request = RPC_REQUESTS[int(entry["a0"], 16)]
+    assert request.STATUS is not None
     assert getattr(smc, name) == request.STATUS
     assert yielding.rpc_function(request.STATUS) == entry["func"]
     asked = {

@@ -10,7 +10,6 @@ from collections.abc import Callable
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from smccc_golden import records
 
 from smccc import declarations, message, wire
 from smccc.errors import BuildError, ParseError, Reason
@@ -27,6 +26,7 @@ from smccc.message import (
     uuid_from_value,
     uuid_to_value,
 )
+from tests.smccc.smccc_golden import records
 
 U32 = st.integers(0, 2**32 - 1)
 U64 = st.integers(0, 2**64 - 1)

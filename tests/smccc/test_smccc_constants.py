@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import re
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import pytest
-from smccc_golden import document
 
 from smccc import declarations, message, names, page_list, registers, wire
 from smccc.calls import fast, is_rpc, rpc_function, rpc_status
@@ -25,6 +24,7 @@ from smccc.function_id import (
     uid_from_words,
     uid_words,
 )
+from tests.smccc.smccc_golden import document
 
 MODULES: dict[str, ModuleType] = {
     "smccc": arm_smccc,
@@ -186,7 +186,7 @@ def test_parameter_layout() -> None:
         ("fmem", message.Fmem),
     ],
 )
-def test_views_have_the_header_s_fields(name: str, view: type) -> None:
+def test_views_have_the_header_s_fields(name: str, view: type[NamedTuple]) -> None:
     assert tuple(layout("optee_msg", f"optee_msg_param_{name}")) == view._fields
 
 

@@ -11,11 +11,11 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from smccc_golden import records
 
 import mediator.command.decode as command
 from smccc.message import Message, Param
 from smccc.page_list import build_page_list
+from tests.smccc.smccc_golden import records
 
 SCHEMA = json.loads(
     (Path(command.__file__).parent / "decode.schema.json").read_text(encoding="utf-8")

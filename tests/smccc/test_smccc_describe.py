@@ -8,10 +8,6 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from smccc_golden import records
-from test_smccc_calls import FRAMES, RETURNS
-from test_smccc_codec import MESSAGES
-from test_smccc_messages import ALL_COMMANDS
 
 from smccc import sentences
 from smccc.calls import CALLS, RPC_REQUESTS, arch, parse_call, parse_yielding_return, yielding
@@ -32,6 +28,10 @@ from smccc.errors import ParseError, Reason
 from smccc.message import CallArguments, Message, Param, parse_message
 from smccc.page_list import PageList
 from smccc.registers import RegisterFrame
+from tests.smccc.smccc_golden import records
+from tests.smccc.test_smccc_calls import FRAMES, RETURNS
+from tests.smccc.test_smccc_codec import MESSAGES
+from tests.smccc.test_smccc_messages import ALL_COMMANDS
 
 
 def usable(found: Description) -> None:
@@ -47,7 +47,7 @@ def test_every_value_has_a_sentence() -> None:
     assert {request.ANSWER for request in RPC_REQUESTS.values()} <= set(sentences.CALLS)
     assert set(RETURNS) <= set(sentences.RETURNS)
     assert set(ALL_COMMANDS) <= set(sentences.COMMANDS)
-    assert {command.ANSWER for command in ALL_COMMANDS} <= set(sentences.ANSWERS)  # type: ignore[attr-defined]
+    assert {command.ANSWER for command in ALL_COMMANDS} <= set(sentences.ANSWERS)
 
 
 @settings(deadline=None)

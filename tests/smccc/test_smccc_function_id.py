@@ -6,12 +6,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from smccc_golden import document, records
 
 from smccc import declarations
 from smccc.conduit import IMMEDIATE_LIMIT, Call, Conduit, parse_a64, parse_syndrome
 from smccc.errors import BuildError, ParseError, Reason
 from smccc.function_id import FunctionId, Service, general_query, is_yielding, service_of
+from tests.smccc.smccc_golden import document, records
 
 U32 = st.integers(0, 0xFFFF_FFFF)
 
@@ -53,10 +53,15 @@ def test_the_upper_half_of_a0_does_not_count(value: int, rubbish: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "value"), [("owner", 64), ("owner", -1), ("number", 0x10000), ("reserved", 0x80)]
+    ("part", "fid"),
+    [
+        ("owner", FunctionId(True, False, 64, 4)),
+        ("owner", FunctionId(True, False, -1, 4)),
+        ("number", FunctionId(True, False, 50, 0x10000)),
+        ("reserved", FunctionId(True, False, 50, 4, reserved=0x80)),
+    ],
 )
-def test_a_part_that_does_not_fit_is_a_mistake_of_the_program(part: str, value: int) -> None:
-    fid = FunctionId(True, False, 50, 4)._replace(**{part: value})
+def test_a_part_that_does_not_fit_is_a_mistake_of_the_program(part: str, fid: FunctionId) -> None:
     with pytest.raises(BuildError) as caught:
         fid.encode()
     assert caught.value.field == part

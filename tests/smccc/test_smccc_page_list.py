@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from smccc_golden import records
 
 from smccc import declarations
 from smccc.errors import BuildError, ParseError, Reason
@@ -25,6 +24,7 @@ from smccc.page_list import (
     read_page_list,
     segments,
 )
+from tests.smccc.smccc_golden import records
 
 ALL = 1 << 40
 """A limit that no list of these tests reaches."""

@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from specs.rules import rules
-from specs.target import Setup, World
+from specs.target import Setup, TargetFactory, World
 from specs.vectors.case import Verdict
 from specs.vectors.files import Options, run_file
 from specs.vectors.model_target import ModelTarget, mediator_settings
@@ -23,7 +23,7 @@ def with_page_cache(setup: Setup, world: World) -> ModelTarget:
     )
 
 
-VARIANTS = {
+VARIANTS: dict[str, TargetFactory] = {
     "plain": ModelTarget,
     "with page cache": with_page_cache,
     "suspending": partial(ModelTarget, suspending=True),

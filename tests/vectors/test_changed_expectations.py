@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -123,7 +124,7 @@ def test_wire_vectors_notice(kind: str, changes: int, tmp_path: Path) -> None:
         assert result.count(Verdict.FAILED), (number, done)
 
 
-TABLES = {
+TABLES: dict[str, Callable[[Path_], bool]] = {
     "constants": lambda path: (
         path[-1] in ("hex", "dec", "signed", "u32")
         or path[0] == "function_ids"

@@ -44,7 +44,7 @@ def invoking(*params: tuple[int, int, int, int], cmd: int = INVOKE) -> list[Row]
 
 def fast(function: str, *reply: str) -> list[Row]:
     padded = (*reply, *["0x0"] * (4 - len(reply)))
-    return [create(), smc(function, sw=[secure(function, reply=padded)])]  # type: ignore[arg-type]
+    return [create(), smc(function, sw=[secure(function, reply=padded)])]
 
 
 def rpc(asked: str, answer: str = "", page: str = RPC_PAGE) -> list[Row]:

@@ -96,13 +96,13 @@ def test_remap_meanwhile() -> None:
 
 def test_calls_inside_calls() -> None:
     """Two further processors trap, one inside the other; the limit of two calls holds."""
-    third = {
+    third: Row = {
         "smc": {
             "regs": registers(WITH_ARG, "0x0", MESSAGE),
             "out": registers("0x1", "0x0", MESSAGE),
         }
     }
-    second = {
+    second: Row = {
         "smc": {
             "regs": registers(WITH_ARG, "0x0", MESSAGE),
             "out": registers("0x0", "0x0", MESSAGE),
@@ -237,7 +237,7 @@ def test_a_name_in_use_is_not_taken_over() -> None:
                 if a0 == 0x32000004:
                     self.page = self.page or rest[0] << 32 | rest[1]
                     rest = (self.page >> 32, self.page & 0xFFFFFFFF, *rest[2:])
-                return smc_of_host(a0, *rest)  # type: ignore[arg-type,call-arg]
+                return smc_of_host(a0, *rest)
 
             host.secure_smc = at_one_page
 
