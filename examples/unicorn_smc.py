@@ -6,7 +6,7 @@ hypervisor model in ``embed_minimal.py``: each guest page is mapped where the mo
 it, so the emulated CPU sees IPAs and the TEE sees PAs. Unicorn's core is GPL-2: it serves this
 example and its test, and is no dependency of the project.
 
-    python examples/unicorn_smc.py
+    python -m examples.unicorn_smc
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from __future__ import annotations
 import ctypes
 import struct
 
-from embed_minimal import SPAN, TinyHypervisor
 from unicorn import UC_ARCH_ARM64, UC_HOOK_INTR, UC_MODE_ARM, UC_PROT_ALL, Uc
 from unicorn import arm64_const as arm
 
+from examples.embed_minimal import SPAN, TinyHypervisor
 from mediator import Completed, Done, InHypervisor
 from mediator.host import PAGE_SIZE
 from secure_world.apps.basic import Arithmetic

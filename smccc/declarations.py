@@ -16,7 +16,7 @@ import io
 from collections.abc import Mapping
 from typing import Any, Final
 
-import construct as c  # type: ignore[import-untyped]
+import construct as c
 
 from smccc.constants import optee_msg as msg
 from smccc.errors import ParseError, Reason

@@ -11,8 +11,8 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 EXPECTED = {
-    "embed_minimal.py": ("OP-TEE found: True\nguest: Done()\n40 + 2 = 42\npages still pinned: 0\n"),
-    "unicorn_smc.py": (
+    "embed_minimal": ("OP-TEE found: True\nguest: Done()\n40 + 2 = 42\npages still pinned: 0\n"),
+    "unicorn_smc": (
         "UID: 384fb3e0 e7f811e3 af630002 a5d5c51b\nsession 1 result 0x0\n40 + 2 = 42\ntraps: 4\n"
     ),
 }
@@ -20,14 +20,14 @@ EXPECTED = {
 
 def test_every_example_is_here() -> None:
     # Those with live guests need more than a Python: tests/live runs them.
-    names = [path.name for path in EXAMPLES.glob("*.py") if not path.name.startswith("live_")]
+    names = [path.stem for path in EXAMPLES.glob("*.py") if not path.name.startswith("live_")]
     assert sorted(names) == sorted(EXPECTED)
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_example(name: str) -> None:
     done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name)],
+        [sys.executable, "-m", f"examples.{name}"],
         cwd=EXAMPLES.parent,
         capture_output=True,
         text=True,
