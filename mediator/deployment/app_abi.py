@@ -101,10 +101,12 @@ _PAIRS: Final = tuple([struct.Struct(f"<{2 * count}I") for count in range(MAX_SE
 def pack_segments(segments: Sequence[tuple[int, bytes]]) -> bytes:
     """``(offset, data)`` segments as a payload."""
     layout: list[int] = []
+    parts = [b""]
     for offset, data in segments:
-        layout.append(offset)
-        layout.append(len(data))
-    return _PAIRS[len(segments)].pack(*layout) + b"".join([data for _, data in segments])
+        layout += (offset, len(data))
+        parts.append(data)
+    parts[0] = _PAIRS[len(segments)].pack(*layout)
+    return b"".join(parts)
 
 
 def unpack_segments(count: int, payload: bytes, page: int) -> list[tuple[int, bytes]] | None:
@@ -115,12 +117,12 @@ def unpack_segments(count: int, payload: bytes, page: int) -> list[tuple[int, by
     at = pairs.size
     if len(payload) < at:
         return None
-    layout = pairs.unpack_from(payload)
+    words = iter(pairs.unpack_from(payload))
     segments: list[tuple[int, bytes]] = []
-    for index in range(0, 2 * count, 2):
-        offset, length = layout[index], layout[index + 1]
+    for offset, length in zip(words, words, strict=True):
         if offset + length > page:
             return None
-        segments.append((offset, payload[at : at + length]))
-        at += length
+        end = at + length
+        segments.append((offset, payload[at:end]))
+        at = end
     return segments if at == len(payload) else None

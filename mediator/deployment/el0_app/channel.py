@@ -19,6 +19,9 @@ from mediator.deployment.app_abi import FLAG_POSTED, HEADER, HEADER_SIZE, SYSCAL
 CHUNK: Final = 1 << 16
 """Bytes read at once: most turns are far shorter."""
 
+START_PATIENCE: Final = 6
+"""Silences that an app may take until HELLO: a program is loaded meanwhile, on a machine that is busy."""
+
 _unpack = HEADER.unpack_from
 _message = tuple.__new__
 
@@ -85,7 +88,7 @@ class PipeLink:
 
     def hello(self) -> tuple[tuple[int, ...], bytes]:
         """The app's first message, unchecked but for its length: header and payload."""
-        self._until = 0.0
+        self._until = time.monotonic() + START_PATIENCE * self.silence_ms / 1000
         data = self.more(b"", HEADER_SIZE)
         header = _unpack(data)
         return header, self.more(data, HEADER_SIZE + _length(header))[HEADER_SIZE:]
