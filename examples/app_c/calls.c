@@ -15,6 +15,7 @@ static struct call *begin(struct guest *guest, uint32_t function)
         if (!call->used) {
             memset(call, 0, sizeof *call);
             call->used = 1;
+            call->serial = ++guest->call_serial;
             call->function = function;
             return call;
         }
@@ -25,8 +26,13 @@ static struct call *begin(struct guest *guest, uint32_t function)
 static int refuse(struct mini *mini, struct guest *guest, struct call *call, uint64_t x[8],
                   uint64_t status)
 {
+    const struct word words[4] = {WORD(guest->id), WORD(call->serial), NO_WORD, WORD(status)};
+    int dropped = drop_call(mini, guest, call);
+
     x[0] = status;
-    return drop_call(mini, guest, call);
+    if (dropped == APP_OK && call->told)
+        dropped = trace(mini, "CallEnded", words, 4, NULL, 0);
+    return dropped;
 }
 
 /* Ends a call without the TEE: result with origin COMMS in the message, x0 = OK. */
@@ -115,6 +121,7 @@ static int end(struct mini *mini, struct guest *guest, struct call *call, uint64
     struct app_segment segments[MAX_PARAMS + 2];
     unsigned char *copy = mini->page; /* one snapshot of what the TEE wrote */
     int accepted, status = APP_OK, written, released;
+    struct word words[4];
     size_t count;
 
     memcpy(copy, call->shadow.mem, call->size);
@@ -128,18 +135,28 @@ static int end(struct mini *mini, struct guest *guest, struct call *call, uint64
     if (status != APP_OK)
         return status;
     count = results(call, copy, segments);
-    written = write_message(mini, guest, call, 0, segments, count);
+    /* With the return of the entry, where nobody records: a recorder is told what became of it. */
+    if (call->carrier == NULL && (mini->app.offers & APP_OFFER_FUSED) != 0 && !recorded(mini))
+        written = app_write_result(&mini->app, guest->id, call->page, OPTEE_SMC_RETURN_EBADADDR,
+                                   segments, count);
+    else
+        written = write_message(mini, guest, call, 0, segments, count);
     if (written < 0)
         return written;
-    released = release_call(mini, guest, call);
     x[0] = written == APP_OK ? answer : OPTEE_SMC_RETURN_EBADADDR;
-    return released;
+    words[0] = WORD(guest->id);
+    words[1] = WORD(call->serial);
+    words[2] = WORD(mini->vcpu);
+    words[3] = WORD(x[0]);
+    released = release_call(mini, guest, call);
+    return released == APP_OK ? trace(mini, "CallEnded", words, 4, NULL, 0) : released;
 }
 
 /* Enters the TEE with a call, until it ends or the guest is needed. */
 static int enter(struct mini *mini, struct guest *guest, struct call *call, uint64_t x[8],
                  const uint64_t sent[6])
 {
+    const struct word words[3] = {WORD(guest->id), WORD(call->serial), WORD(mini->vcpu)};
     uint64_t a[8] = {0}, answer[4];
     int rounds, status;
     enum leaving how;
@@ -147,7 +164,11 @@ static int enter(struct mini *mini, struct guest *guest, struct call *call, uint
     memcpy(a, sent, 6 * sizeof a[0]);
     a[7] = guest->client;
     for (rounds = 0; rounds < REFUSED_REQUESTS; rounds++) {
-        status = app_smc(&mini->app, a, answer);
+        status = trace(mini, "Forwarded", words, 3, a, 8);
+        if (status == APP_OK)
+            status = app_smc(&mini->app, a, answer);
+        if (status == APP_OK)
+            status = trace(mini, "Answered", words, 3, answer, 4);
         if (status != APP_OK)
             return status;
         if ((answer[0] & LOW) < OPTEE_SMC_RETURN_RPC_PREFIX ||
@@ -238,6 +259,15 @@ static int note_names(struct guest *guest, struct call *call)
     return 1;
 }
 
+static int tell_start(struct mini *mini, const struct guest *guest, struct call *call)
+{
+    const struct word words[5] = {WORD(guest->id), WORD(call->serial), WORD(mini->vcpu),
+                                  WORD(call->function), WORD(call->command)};
+
+    call->told = 1;
+    return trace(mini, "CallStarted", words, 5, NULL, 0);
+}
+
 /* From the first have bytes of the message, in the one snapshot, to the TEE. room: bytes from the
  * message to the end of what it lies in. */
 static int start(struct mini *mini, struct guest *guest, struct call *call, uint64_t x[8],
@@ -270,6 +300,9 @@ static int start(struct mini *mini, struct guest *guest, struct call *call, uint
     memcpy(call->shadow.mem, page, call->size);
     for (n = 0; n < count; n++)
         call->types[n] = page[MESSAGE_HEADER + n * PARAM];
+    status = tell_start(mini, guest, call);
+    if (status != APP_OK)
+        return status;
     call->has_target = call->command == OPTEE_MSG_CMD_UNREGISTER_SHM && count != 0;
     if (call->has_target)
         call->target = get64(page + MESSAGE_HEADER + AT_C);
@@ -412,8 +445,15 @@ int return_from_rpc(struct mini *mini, struct guest *guest, uint64_t x[8])
     for (n = 0; n < CALLS; n++) {
         struct call *call = &guest->calls[n];
 
-        if (call->used && call->suspended && call->thread == thread)
-            return settle(mini, guest, call, resume(mini, guest, call, x));
+        if (call->used && call->suspended && call->thread == thread) {
+            const struct word words[4] = {WORD(guest->id), WORD(call->serial), WORD(thread),
+                                          WORD(mini->vcpu)};
+            int status = trace(mini, "RpcAnswered", words, 4, NULL, 0);
+
+            if (status == APP_OK)
+                status = resume(mini, guest, call, x);
+            return settle(mini, guest, call, status);
+        }
     }
     x[0] = OPTEE_SMC_RETURN_ERESUME;
     return APP_OK;

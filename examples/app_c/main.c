@@ -14,11 +14,18 @@ static struct mini mini;
 #define DEFAULT_RPC_PARAMS 4
 #define LAST_CLIENT 0xffff /* OP-TEE looks at 16 bits */
 
-static int smc(uint64_t function, uint64_t a1, uint64_t client, uint64_t answer[4])
+/* A fast call for a guest; null: the hypervisor's own. */
+static int smc(uint64_t function, uint64_t a1, const struct guest *guest, uint64_t answer[4])
 {
-    const uint64_t x[8] = {function, a1, 0, 0, 0, 0, 0, client};
+    const uint64_t x[8] = {function, a1, 0, 0, 0, 0, 0, guest == NULL ? 0 : guest->client};
+    const struct word words[3] = {guest == NULL ? NO_WORD : WORD(guest->id), NO_WORD, NO_WORD};
+    int status = trace(&mini, "Forwarded", words, 3, x, 8);
 
-    return app_smc(&mini.app, x, answer);
+    if (status == APP_OK)
+        status = app_smc(&mini.app, x, answer);
+    if (status == APP_OK)
+        status = trace(&mini, "Answered", words, 3, answer, 4);
+    return status;
 }
 
 static struct guest *find_guest(uint64_t id)
@@ -56,20 +63,20 @@ static int init(struct app *app, const struct app_init_in *in, struct app_init_o
         }
         return APP_OUTCOME_DONE;
     }
-    status = smc(OPTEE_SMC_CALLS_UID, 0, 0, answer);
+    status = smc(OPTEE_SMC_CALLS_UID, 0, NULL, answer);
     if (status != APP_OK)
         return status;
     if ((answer[0] & LOW) != OPTEE_MSG_UID_0 || (answer[1] & LOW) != OPTEE_MSG_UID_1 ||
         (answer[2] & LOW) != OPTEE_MSG_UID_2 || (answer[3] & LOW) != OPTEE_MSG_UID_3)
         return no_tee(out, "CALLS_UID is not OP-TEE's");
-    status = smc(OPTEE_SMC_GET_THREAD_COUNT, 0, 0, answer);
+    status = smc(OPTEE_SMC_GET_THREAD_COUNT, 0, NULL, answer);
     if (status != APP_OK)
         return status;
     if (answer[0] != OPTEE_SMC_RETURN_OK)
         return no_tee(out, "GET_THREAD_COUNT was refused");
     out->threads = answer[1] & LOW;
     /* Destroying the hypervisor's own id does no harm; without virtualization it is unknown. */
-    status = smc(OPTEE_SMC_VM_DESTROYED, 0, 0, answer);
+    status = smc(OPTEE_SMC_VM_DESTROYED, 0, NULL, answer);
     if (status != APP_OK)
         return status;
     if (answer[0] == OPTEE_SMC_RETURN_UNKNOWN_FUNCTION)
@@ -93,7 +100,7 @@ static int guest_created(struct app *app, const struct app_guest_created_in *in)
     if (guest == NULL || find_guest(in->guest) != NULL || in->client == 0 ||
         in->client > LAST_CLIENT)
         return APP_OUTCOME_REFUSED;
-    status = smc(OPTEE_SMC_VM_CREATED, in->client, 0, answer);
+    status = smc(OPTEE_SMC_VM_CREATED, in->client, NULL, answer);
     if (status != APP_OK)
         return status;
     if ((answer[0] & LOW) != OPTEE_SMC_RETURN_OK)
@@ -119,6 +126,7 @@ static int asked_to_stop(int *status)
 static int guest_destroyed(struct app *app, const struct app_guest_destroyed_in *in)
 {
     struct guest *guest = find_guest(in->guest);
+    struct word words[2];
     uint64_t answer[4];
     int status = APP_OK, pass;
     size_t n;
@@ -159,7 +167,7 @@ static int guest_destroyed(struct app *app, const struct app_guest_destroyed_in 
     }
     if (asked_to_stop(&status))
         return status < 0 ? status : APP_OUTCOME_PREEMPTED;
-    status = smc(OPTEE_SMC_VM_DESTROYED, guest->client, 0, answer);
+    status = smc(OPTEE_SMC_VM_DESTROYED, guest->client, NULL, answer);
     if (status != APP_OK)
         return status;
     guest->used = 0;
@@ -168,7 +176,10 @@ static int guest_destroyed(struct app *app, const struct app_guest_destroyed_in 
         if (status != APP_OK)
             return status;
     }
-    return APP_OUTCOME_DONE;
+    words[0] = WORD(in->guest);
+    words[1] = WORD(answer[0]);
+    status = trace(&mini, "GuestTornDown", words, 2, NULL, 0);
+    return status == APP_OK ? APP_OUTCOME_DONE : status;
 }
 
 /* --- calls ----------------------------------------------------------------------------------- */
@@ -177,7 +188,7 @@ static int guest_destroyed(struct app *app, const struct app_guest_destroyed_in 
 static int forward(struct guest *guest, uint64_t x[8], size_t count)
 {
     uint64_t answer[4];
-    int status = smc(x[0] & LOW, 0, guest->client, answer);
+    int status = smc(x[0] & LOW, 0, guest, answer);
 
     if (status == APP_OK)
         memcpy(x, answer, count * sizeof x[0]);
@@ -188,7 +199,7 @@ static int exchange_capabilities(struct guest *guest, uint64_t x[8])
 {
     uint64_t answer[4], offered;
     int status = smc(OPTEE_SMC_EXCHANGE_CAPABILITIES, x[1] & OPTEE_SMC_NSEC_CAP_UNIPROCESSOR,
-                     guest->client, answer);
+                     guest, answer);
 
     if (status != APP_OK)
         return status;
@@ -212,7 +223,7 @@ static int exchange_capabilities(struct guest *guest, uint64_t x[8])
 static int thread_count(struct guest *guest, uint64_t x[8])
 {
     uint64_t answer[4];
-    int status = smc(OPTEE_SMC_GET_THREAD_COUNT, 0, guest->client, answer);
+    int status = smc(OPTEE_SMC_GET_THREAD_COUNT, 0, guest, answer);
 
     if (status != APP_OK)
         return status;
@@ -227,7 +238,7 @@ static int disable_shm_cache(struct guest *guest, uint64_t x[8])
 {
     uint64_t answer[4];
     struct rpc_buffer *buffer;
-    int status = smc(OPTEE_SMC_DISABLE_SHM_CACHE, 0, guest->client, answer);
+    int status = smc(OPTEE_SMC_DISABLE_SHM_CACHE, 0, guest, answer);
 
     if (status != APP_OK)
         return status;
@@ -251,6 +262,7 @@ static int handle_smc(struct app *app, const struct app_handle_smc_in *in,
     (void)app;
     if (guest == NULL || guest->dying)
         return APP_OUTCOME_NOT_MINE;
+    mini.vcpu = in->vcpu;
     memcpy(out->x, in->x, sizeof out->x);
     switch (in->x[0] & LOW) {
     case OPTEE_SMC_CALLS_COUNT:
@@ -305,7 +317,7 @@ int main(void)
         .guest_destroyed = guest_destroyed,
         .handle_smc = handle_smc,
     };
-    int status = app_start(&mini.app, "mini-mediator", &handlers, 0);
+    int status = app_start(&mini.app, "mini-mediator", &handlers, APP_CAP_TRACE);
 
     if (status == APP_OK)
         status = app_run(&mini.app);

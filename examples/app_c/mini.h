@@ -84,9 +84,19 @@ struct rpc_buffer {
     struct shadow shadow;
 };
 
+/* A field of an event; none: -1. */
+struct word {
+    uint64_t value;
+    int none;
+};
+#define WORD(x) ((struct word){(x), 0})
+#define NO_WORD ((struct word){0, 1})
+
 /* A yielding call in flight. What was asked is noted here and decides everything later. */
 struct call {
     int used;
+    int told; /* the recorder knows it */
+    uint64_t serial;
     uint32_t function;
     uint32_t command;
     struct shadow shadow;
@@ -130,6 +140,7 @@ struct guest {
     uint32_t pages;
     uint32_t findings;
     uint64_t rpc_serial;
+    uint64_t call_serial;
     struct call calls[CALLS];
     struct buffer buffers[BUFFERS];
     struct rpc_buffer rpc_buffers[RPC_BUFFERS];
@@ -137,6 +148,7 @@ struct guest {
 
 struct mini {
     struct app app;
+    uint64_t vcpu; /* that is served now */
     struct guest guests[GUESTS];
     struct shadow free_pages[FREE_PAGES];
     size_t free_count;
@@ -151,6 +163,12 @@ void put64(unsigned char *to, uint64_t value);
 uint64_t pair(uint64_t high, uint64_t low);
 
 /* Everything below returns APP_OK or a negative status of the channel, unless it says otherwise. */
+
+/* trace.c: what a recorder is told. */
+int recorded(const struct mini *mini);
+int trace(struct mini *mini, const char *name, const struct word *words, size_t count,
+          const uint64_t *registers, size_t register_count);
+int trace_finding(struct mini *mini, const struct guest *guest, const char *text);
 
 /* records.c: what is taken and given back. */
 int finding(struct mini *mini, struct guest *guest, const char *text);

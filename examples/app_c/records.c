@@ -37,8 +37,13 @@ uint64_t pair(uint64_t high, uint64_t low)
 
 int finding(struct mini *mini, struct guest *guest, const char *text)
 {
+    int status;
+
     if (++guest->findings > FINDINGS)
         return APP_OK;
+    status = trace_finding(mini, guest, text);
+    if (status != APP_OK)
+        return status;
     return app_log(&mini->app, guest->id, text, strlen(text));
 }
 
@@ -147,6 +152,15 @@ uint32_t reserve(struct guest *guest, enum kind kind, uint64_t address, uint64_t
     return 0;
 }
 
+static int trace_buffer(struct mini *mini, const struct guest *guest, const struct buffer *buffer,
+                        const char *name)
+{
+    const struct word words[4] = {WORD(guest->id), WORD((uint64_t)buffer->kind),
+                                  WORD(buffer->reference), WORD(buffer->pinned)};
+
+    return trace(mini, name, words, 4, NULL, 0);
+}
+
 /* Reads the guest's page list once, pins what it names, and makes the TEE's list of the frames. */
 int walk(struct mini *mini, struct guest *guest, struct buffer *buffer, uint32_t *result)
 {
@@ -168,7 +182,7 @@ int walk(struct mini *mini, struct guest *guest, struct buffer *buffer, uint32_t
     buffer->pinned = buffer->pages;
     memcpy(buffer->list.mem, buffer->frames, buffer->pages * sizeof buffer->frames[0]);
     *result = 0;
-    return APP_OK;
+    return trace_buffer(mini, guest, buffer, "BufferTaken");
 }
 
 int let_go(struct mini *mini, struct guest *guest, struct buffer *buffer)
@@ -181,6 +195,8 @@ int let_go(struct mini *mini, struct guest *guest, struct buffer *buffer)
         status = app_unpin_pages(&mini->app, guest->id, buffer->frames, buffer->pinned);
     if (status == APP_OK)
         status = give_page(mini, &buffer->list);
+    if (status == APP_OK)
+        status = trace_buffer(mini, guest, buffer, "BufferReleased");
     return status;
 }
 

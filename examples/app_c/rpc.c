@@ -100,6 +100,16 @@ static int request_out(struct mini *mini, struct guest *guest, struct call *call
     return status < 0 ? status : APP_OK;
 }
 
+static int to_guest(struct mini *mini, const struct guest *guest, const struct call *call,
+                    uint32_t function, uint32_t command)
+{
+    const struct word words[5] = {
+        WORD(guest->id), WORD(call->serial), WORD(call->thread), WORD(function),
+        function == OPTEE_SMC_RPC_FUNC_CMD ? WORD(command) : NO_WORD};
+
+    return trace(mini, "RpcToGuest", words, 5, NULL, 0);
+}
+
 /* Suspends a call for what the TEE answered. */
 int leave(struct mini *mini, struct guest *guest, struct call *call, const uint64_t answer[4],
           enum leaving *how)
@@ -133,6 +143,8 @@ int leave(struct mini *mini, struct guest *guest, struct call *call, const uint6
         call->has_refused = 0;
     }
     call->suspended = status == APP_OK && *how == TO_GUEST;
+    if (call->suspended)
+        status = to_guest(mini, guest, call, call->rpc_function, call->request);
     return status;
 }
 
@@ -207,7 +219,7 @@ static int free_again(struct mini *mini, struct guest *guest, struct call *call,
     x[1] = call->rpc_a1;
     x[2] = call->rpc_a2;
     x[3] = call->thread;
-    return APP_OK;
+    return to_guest(mini, guest, call, OPTEE_SMC_RPC_FUNC_CMD, OPTEE_RPC_CMD_SHM_FREE);
 }
 
 /* The memory that the guest allocated for the TEE: takes it, and makes the answer that the TEE

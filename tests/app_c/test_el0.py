@@ -18,6 +18,8 @@ from mediator.deployment.el0_app.deployment import ENOTAVAIL, El0App
 from mediator.deployment.el0_app.launch import LAYERS, LaunchError
 from mediator.deployment.el0_app.manifest import Manifest
 from mediator.deployment.face import Completed, Done, NotMine
+from mediator.hypervisor.stage2 import OWN_RO
+from mediator.optee.settings import MediatorSettings
 from smccc.constants import optee_msg
 from smccc.constants import optee_smc as smc
 from tests.app_c.twins import TWIN, manifest_of
@@ -51,7 +53,7 @@ def trial_manifest(program: Path, **changes: object) -> Manifest:
 
 
 class CRig(AppRig):
-    """The checkers follow the mediator's own events, which this app does not send."""
+    """For the app that only tries things: the checkers follow events of a mediator, which it does not send."""
 
     def __init__(self, *args: object, **options: object) -> None:
         super().__init__(*args, **options)  # type: ignore[arg-type]
@@ -154,8 +156,13 @@ def session_under(rig: AppRig) -> None:
 
 
 def test_a_session(plain_app: Path) -> None:
-    with c_rig(manifest_of(plain_app)) as rig:
+    """All checkers look on: it says what it does, and does what it says."""
+    rig = AppRig(El0App, TWIN, manifest=manifest_of(plain_app), require_isolation=True)
+    with rig.app:
         session_under(rig)
+        assert {"CallStarted", "Forwarded", "Answered", "RpcToGuest", "RpcAnswered", "CallEnded",
+                "BufferTaken", "BufferReleased"} <= set(rig.names())  # fmt: skip
+        rig.watch.check()
         assert rig.host.pinned(GUEST) == 1
         for guest in (GUEST, OTHER):
             assert rig.app.destroy_guest(guest) == Done()
@@ -180,6 +187,40 @@ def test_round_trips_of_an_invoke(plain_app: Path) -> None:
             assert rig.smc(function, *where)[0] == 0
             turns.append(rig.app.usage(GUEST).turns - before)
         assert turns == [4, 3]
+
+
+class Unrecorded(CRig):
+    """Nobody listens: results go out with the return."""
+
+    def deploy(self, settings: MediatorSettings | None) -> El0App:
+        self.app = El0App(self.host, settings, **self._options)  # type: ignore[arg-type]
+        self.bus._guest_of = self.app.guest_of
+        return self.app
+
+
+def test_results_go_out_with_the_return_where_nobody_records(plain_app: Path) -> None:
+    rig = Unrecorded(El0App, TWIN, manifest=manifest_of(plain_app), require_isolation=True)
+    with rig.app:
+        session = rig.session()
+        rig.put(RAM + 0x2000, msg(1, func=99, session=session, params=[(1, 1, 2, 3), (2, 0, 0, 0)]))
+        before = rig.app.usage(GUEST)
+        assert rig.smc(smc.OPTEE_SMC_CALL_WITH_RPC_ARG, 0, RAM + 0x2000)[0] == 0
+        after = rig.app.usage(GUEST)
+        assert after.turns - before.turns == 3
+        assert rig.result(RAM + 0x2000)[0] == 0
+        # A page that became read-only meanwhile: the guest learns that there is no result.
+        call = rig.host.secure_smc
+        assert call is not None
+
+        def freeze(*regs: int) -> tuple[int, int, int, int]:
+            answer = call(*regs)
+            rig.host.set_kind(GUEST, RAM + 0x2000, 1, OWN_RO)
+            return answer
+
+        rig.host.secure_smc = freeze
+        answer = rig.smc(smc.OPTEE_SMC_CALL_WITH_RPC_ARG, 0, RAM + 0x2000)
+        assert answer[0] == smc.OPTEE_SMC_RETURN_EBADADDR
+        assert rig.app.deaths == rig.app.total_usage().refused == 0
 
 
 class Killing:

@@ -20,7 +20,7 @@ TWIN = MediatorSettings(
 )
 """The same offers and limits as ``examples/app_c/mini.h``."""
 
-SOURCES = ("main.c", "calls.c", "rpc.c", "records.c", "place.c")
+SOURCES = ("main.c", "calls.c", "rpc.c", "records.c", "place.c", "trace.c")
 
 
 def manifest_of(program: Path) -> Manifest:

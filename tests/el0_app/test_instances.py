@@ -153,3 +153,23 @@ def test_the_death_of_one_guests_app_is_no_other_guests_business() -> None:
     assert rig.app.create_guest(GUEST) == Done()
     rig.register(0x5500, RAM + 0x3000)
     rig.app.close()
+
+
+class QuietApp(OpteeApp):
+    """Does not tell what it does."""
+
+    capabilities = OpteeApp.capabilities & ~abi.CAP_TRACE
+
+
+class Quiet(LocalApp):
+    """In this process."""
+
+    app = QuietApp
+
+
+def test_what_nobody_can_follow_is_not_called_checked() -> None:
+    result = execute("pressure", Shape(EL0_APP, kind=Quiet))
+    assert result.ok
+    assert not result.checked
+    assert result.invariants == ()
+    assert execute("pressure", Shape(EL0_APP, kind=LocalApp)).checked

@@ -256,6 +256,11 @@ class El0App(Face):
         return self._fleet.pid(self._homes[guest].app)
 
     @property
+    def traces(self) -> bool:
+        """Whether the apps tell a sink what they do: checkers that follow a mediator's events need it."""
+        return all(instance.capabilities & abi.CAP_TRACE for instance in self._instances())
+
+    @property
     def deaths(self) -> int:
         """Apps that died."""
         return self._supervisor.deaths
@@ -674,10 +679,13 @@ class El0App(Face):
         return tuple(found)
 
     def guest_info(self, guest: int) -> GuestInfo | None:
-        """Counters of a guest, ``None`` if the app has no context for it."""
+        """Counters of a guest, ``None`` if the app has no context for it. Of an app that cannot tell them
+        only what the hypervisor's own books say: pages that are pinned."""
         instance = self._homes.get(guest)
         if instance is None:
             return None
+        if not instance.capabilities & abi.CAP_STATE:
+            return GuestInfo(0, 0, self._grants[guest].pins.count, 0, 0)
         answer = self._state(instance, abi.ENTRY_INSPECT)
         return None if answer is None else plain.guest_info(answer.payload, guest)
 

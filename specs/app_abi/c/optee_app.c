@@ -999,7 +999,7 @@ int app_start(struct app *app, const char *name, const struct app_handlers *hand
     int result;
 
     app->handlers = handlers;
-    app->capabilities = capabilities & APP_CAP_NESTING;
+    app->capabilities = capabilities & (APP_CAP_NESTING | APP_CAP_TRACE);
     if (handlers->inspect != NULL && handlers->snapshot != NULL && handlers->restore != NULL)
         app->capabilities |= APP_CAP_STATE;
     app->out_used = app->in_at = app->in_end = app->settings_length = 0;

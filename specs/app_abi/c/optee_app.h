@@ -363,9 +363,10 @@ struct app {
 };
 
 /* Maps the arena, closes every descriptor but the channel, takes all privileges away
- * (app_isolate), and says HELLO. From then on the process ends with the one that started it. capabilities: APP_CAP_NESTING if the handlers can be entered again
- * while they wait for a service; STATE is added if there are handlers for it. Set user and buffer
- * before. */
+ * (app_isolate), and says HELLO. From then on the process ends with the one that started it.
+ * capabilities: APP_CAP_NESTING if the handlers can be entered again while they wait for a service,
+ * APP_CAP_TRACE if the app uses app_trace where app->offers has APP_OFFER_TRACE; STATE is added if
+ * there are handlers for it. Set user and buffer before. */
 int app_start(struct app *app, const char *name, const struct app_handlers *handlers,
               uint64_t capabilities);
 
