@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 from mediator.checkers.verdict import Violation
@@ -116,7 +116,8 @@ def destroyed_with_a_full_cache(seed: int) -> Platform:
 
 
 def hostile(
-    program: Callable[[Platform, Attacker, int], object], settings: MediatorSettings | None = None
+    program: Callable[[Platform, Attacker, int], Awaitable[object]],
+    settings: MediatorSettings | None = None,
 ) -> Platform:
     """One guest without a driver that runs ``program(platform, attacker, guest)``."""
     made = Platform(
@@ -127,7 +128,7 @@ def hostile(
     )
 
     async def main(cpu: GuestCpu) -> None:
-        await program(made, Attacker(cpu, RAM, PAGES), cpu.guest_id)  # type: ignore[misc]
+        await program(made, Attacker(cpu, RAM, PAGES), cpu.guest_id)
 
     made.create(GuestSpec("hostile", (main,), (RamExtent(RAM, PAGES),)))
     _run(made)

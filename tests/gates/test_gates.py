@@ -12,7 +12,7 @@ import struct
 import sys
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import FrameType
 from typing import ClassVar
 
@@ -125,13 +125,13 @@ async def invoke(cpu: GuestCpu, session: int, style: str) -> None:
     assert answer.params[1].a == 42
 
 
-def run(program: Callable[[GuestCpu], object]) -> None:
+def run(program: Callable[[GuestCpu], Awaitable[object]]) -> None:
     settings = PlatformSettings(machine=MachineSettings(pcpus=1), checkers=False)
     platform = Platform(settings)
     finished: list[bool] = []
 
     async def whole(cpu: GuestCpu) -> None:
-        await program(cpu)  # type: ignore[misc]
+        await program(cpu)
         finished.append(True)
 
     platform.create(GuestSpec(name="busy", programs=(whole,), ram=(RamExtent(RAM, 64),)))

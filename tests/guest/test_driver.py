@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -47,13 +48,13 @@ def boot(
     seed: int = 0,
     suspending: bool = False,
     finish: bool = True,
-    **options: object,
+    **options: Any,
 ) -> Guest:
     """Run a guest to its end; everything it did must have succeeded and be undone."""
     migrate_every = options.pop("migrate_every", 0)
     assert isinstance(migrate_every, int)
     driver = DriverSettings(profile=profile, migrate_every=migrate_every)
-    guest = Guest(GuestSettings("g", RAM, vcpus, driver=driver, **options))  # type: ignore[arg-type]
+    guest = Guest(GuestSettings("g", RAM, vcpus, driver=driver, **options))
     guest.start(*mains)
     machine = FakeMachine(RAM, trusted, vcpus, seed, suspending)
     ended = machine.run(guest.programs)
@@ -316,7 +317,7 @@ def value_in(a: int, b: int = 0, c: int = 0) -> tuple[int, int, int, int]:
 def rpc_results(
     *requests: tuple[int, tuple[tuple[int, int, int, int], ...]],
     anomalies: int = 0,
-    **options: object,
+    **options: Any,
 ) -> list[tuple[int, int]]:
     """(ret, origin) of each RPC request made by one invoke."""
     results: list[tuple[int, int]] = []
@@ -329,7 +330,7 @@ def rpc_results(
         return None
 
     trusted = ScriptedTee(invoke=invoke)
-    guest = boot(trusted, one_session, finish=False, **options)  # type: ignore[arg-type]
+    guest = boot(trusted, one_session, finish=False, **options)
     guest.check()
     assert guest.driver.counters.anomalies == anomalies
     return results

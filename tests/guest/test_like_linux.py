@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -33,7 +34,7 @@ class Rig:
     ``calls``: registers; ``messages``: (command, session).
     """
 
-    def __init__(self, *mains: Main, supplicant: bool = True, **settings: object) -> None:
+    def __init__(self, *mains: Main, supplicant: bool = True, **settings: Any) -> None:
         bus, board = FlatBus(), Board()
         registry = registry_with_rng()
         options = SecureWorldSettings(virtualization=False)
@@ -44,7 +45,7 @@ class Rig:
         assert isinstance(vcpus, int)
         machine = FakeMachine(RAM, self._smc, vcpus)
         bus.machine = board.machine = machine
-        driver = DriverSettings(**settings)  # type: ignore[arg-type]
+        driver = DriverSettings(**settings)
         self.guest = Guest(
             GuestSettings(
                 "g", RAM, vcpus, driver=driver, images=registry.images(), supplicant=supplicant

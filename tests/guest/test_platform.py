@@ -7,6 +7,8 @@ once, with every invariant watched.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mediator.guest.client import INPUT, OUTPUT, Memref, TeeError, Value
@@ -35,9 +37,9 @@ STYLES = pytest.mark.parametrize("mediator", [CLASSIC, MODERN], ids=["classic", 
 MODES = pytest.mark.parametrize("mode", list(Mode), ids=[mode.value for mode in Mode])
 
 
-def settings(name: str, profile: Profile, vcpus: int = 2, **options: object) -> GuestSettings:
+def settings(name: str, profile: Profile, vcpus: int = 2, **options: Any) -> GuestSettings:
     driver = DriverSettings(profile=profile, migrate_every=3)
-    return GuestSettings(name, RAM, vcpus, driver=driver, **options)  # type: ignore[arg-type]
+    return GuestSettings(name, RAM, vcpus, driver=driver, **options)
 
 
 def platform(mediator: MediatorSettings, mode: Mode = Mode.DIRECT, seed: int = 0) -> Platform:

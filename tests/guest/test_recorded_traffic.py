@@ -46,8 +46,9 @@ def ta_image(records: list[dict[str, object]]) -> bytes:
     for record in records:
         if record.get("name") == "RETURN_FROM_RPC RPC_CMD LOAD_TA" and record.get("bufs"):
             size = unpack(str(record["rpc_arg"]))[14]
-            buffer = record["bufs"][0]  # type: ignore[index]
-            return bytes.fromhex(buffer["hex"]).ljust(size, b"\0")
+            buffers = record["bufs"]
+            assert isinstance(buffers, list)
+            return bytes.fromhex(buffers[0]["hex"]).ljust(size, b"\0")
     return b""
 
 

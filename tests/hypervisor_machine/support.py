@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from mediator.guest.cpu import GuestAbort, VcpuProgram
 from mediator.host import PAGE_SIZE
@@ -144,7 +145,7 @@ class Bench:
         tee: ScriptedTee | None = None,
         choose: Chooser | None = None,
         pages: int = 1 << 20,
-        **settings: object,
+        **settings: Any,
     ) -> None:
         self.events: list[tuple[object, ...]] = []
         self.tee = tee or ScriptedTee()
@@ -152,7 +153,7 @@ class Bench:
         self.monitor = MachineMonitor()
         self.tee.monitor = self.monitor
         self.machine = Machine(
-            MachineSettings(mode=mode, pcpus=pcpus, **settings),  # type: ignore[arg-type]
+            MachineSettings(mode=mode, pcpus=pcpus, **settings),
             self.memory,
             self.tee,
             seed=seed,
@@ -161,11 +162,9 @@ class Bench:
             monitor=self.monitor,
         )
 
-    def guest(self, *programs: VcpuProgram, **spec: object) -> int:
+    def guest(self, *programs: VcpuProgram, **spec: Any) -> int:
         ram = (RamExtent(RAM, 16),)
-        answer = self.machine.create_guest(
-            GuestSpec("guest", programs, ram=ram, **spec)  # type: ignore[arg-type]
-        )
+        answer = self.machine.create_guest(GuestSpec("guest", programs, ram=ram, **spec))
         assert isinstance(answer, Created), answer
         return answer.guest
 

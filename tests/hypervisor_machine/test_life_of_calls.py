@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -134,14 +134,12 @@ class Stage:
             return self.script.pop(0)(self, (a0, a1, a2, a3, a4, a5, a6, a7))
         return (0, 0, 0, 0)
 
-    def guest(self, plot: Plot, **spec: object) -> int:
+    def guest(self, plot: Plot, **spec: Any) -> int:
         async def program(cpu: GuestCpu) -> None:
             self.ended.append(await plot(self, cpu))
 
         ram = (RamExtent(RAM, PAGES),)
-        answer = self.machine.create_guest(
-            GuestSpec("guest", (program,), ram=ram, **spec)  # type: ignore[arg-type]
-        )
+        answer = self.machine.create_guest(GuestSpec("guest", (program,), ram=ram, **spec))
         assert isinstance(answer, Created), answer
         return answer.guest
 

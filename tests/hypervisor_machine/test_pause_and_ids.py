@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from mediator.guest.cpu import GuestCpu
+from mediator.guest.cpu import GuestCpu, VcpuProgram
 from mediator.hypervisor.guest import GuestSpec, GuestState, RamExtent
 from mediator.hypervisor.machine import Created, Refused
 from mediator.hypervisor.scheduler import Mode
@@ -15,9 +15,9 @@ from tests.hypervisor_machine.test_life import busy, idle, looks
 
 @pytest.mark.parametrize("mode", [Mode.DIRECT, Mode.INTERLEAVE])
 @pytest.mark.parametrize("program", [busy, looks, idle])
-def test_a_paused_guest_does_nothing_until_it_is_resumed(mode: Mode, program: object) -> None:
+def test_a_paused_guest_does_nothing_until_it_is_resumed(mode: Mode, program: VcpuProgram) -> None:
     bench = Bench(mode=mode, tee=ScriptedTee(points=2), time_slice=20_000)
-    guest = bench.guest(program, program)  # type: ignore[arg-type]
+    guest = bench.guest(program, program)
     bench.machine.run(max_steps=9)
     bench.machine.pause_guest(guest)
     bench.machine.pause_guest(guest)

@@ -41,7 +41,8 @@ class FakeGuest:
 
 
 def call(guest: FakeGuest, function: int, *args: int, vcpu: int = 0) -> int | PsciAction:
-    regs: Registers = (function, *args, *(0,) * (7 - len(args)))  # type: ignore[assignment]
+    a1, a2, a3, a4, a5, a6, a7 = (*args, *(0,) * (7 - len(args)))
+    regs = (function, a1, a2, a3, a4, a5, a6, a7)
     return psci.call(guest, vcpu, regs, ServiceSettings().psci_features)
 
 

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import pytest
 
-from mediator.guest.cpu import GuestAbort, GuestCpu, GuestUndefined
+from mediator.guest.cpu import GuestAbort, GuestCpu, GuestUndefined, VcpuProgram
 from mediator.host import PAGE_SIZE
 from mediator.hypervisor.core import MachineSettings
 from mediator.hypervisor.guest import GuestSpec
@@ -125,7 +126,7 @@ def test_a_crash_costs_one_vcpu_and_nothing_else(mode: Mode) -> None:
     async def strange(cpu: GuestCpu) -> None:
         await Suspend[None]("a request of another machine")
 
-    def no_coroutine(cpu: GuestCpu) -> object:
+    def no_coroutine(cpu: GuestCpu) -> NoReturn:
         raise RuntimeError("at birth")
 
     async def lives(cpu: GuestCpu) -> None:
@@ -133,7 +134,7 @@ def test_a_crash_costs_one_vcpu_and_nothing_else(mode: Mode) -> None:
             await cpu.smc(CALL)
         done.append(cpu.index)
 
-    guest = bench.guest(crashes, aborts, exits, strange, no_coroutine, lives)  # type: ignore[arg-type]
+    guest = bench.guest(crashes, aborts, exits, strange, no_coroutine, lives)
     result = bench.machine.run()
     assert done == [5]
     assert not result.deadlocked
@@ -558,7 +559,7 @@ def test_all_interleavings_of_two_independent_actors_are_reached_once() -> None:
         bench = Bench(mode=Mode.INTERLEAVE, pcpus=2, choose=choose)
         order: list[int] = []
 
-        def actor(steps: int, order: list[int] = order) -> object:
+        def actor(steps: int, order: list[int] = order) -> VcpuProgram:
             async def program(cpu: GuestCpu) -> None:
                 order.append(cpu.index)
                 for _ in range(steps - 1):
@@ -567,7 +568,7 @@ def test_all_interleavings_of_two_independent_actors_are_reached_once() -> None:
 
             return program
 
-        bench.guest(actor(3), actor(4))  # type: ignore[arg-type]
+        bench.guest(actor(3), actor(4))
         bench.machine.run()
         outcomes.append(tuple(order))
         while trail and trail[-1][0] + 1 >= trail[-1][1]:

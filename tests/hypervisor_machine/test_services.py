@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -193,10 +195,10 @@ def test_the_reference_preset_is_the_recorded_host() -> None:
     ],
 )
 def test_settings_that_would_lie_to_a_guest_are_refused(
-    fields: dict[str, object], reason: str
+    fields: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(ValueError, match=reason):
-        ServiceSettings(**fields)  # type: ignore[arg-type]
+        ServiceSettings(**fields)
 
 
 @pytest.mark.parametrize(

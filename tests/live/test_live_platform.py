@@ -81,9 +81,9 @@ class Buffer:
         """Give it the page behind the message for its requests."""
         return self.go_on(0, MESSAGE + 0x1000, 0, 0x77)
 
-    def open(self, uuid: object) -> int:
+    def open(self, uuid: UUID) -> int:
         meta = optee_msg.OPTEE_MSG_ATTR_TYPE_VALUE_INPUT | optee_msg.OPTEE_MSG_ATTR_META
-        params = (Param(meta, *uuid_to_value(uuid)), Param(meta))  # type: ignore[arg-type]
+        params = (Param(meta, *uuid_to_value(uuid)), Param(meta))
         answer = self.send(Message(optee_msg.OPTEE_MSG_CMD_OPEN_SESSION, params=params))
         assert answer.ret == 0
         return answer.session

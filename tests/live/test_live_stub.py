@@ -125,7 +125,9 @@ def test_vcpus_that_the_emulator_does_not_start() -> None:
     assert power.call(0, on) == (0, *on[1:])
     assert struct.unpack_from("<QQ", pages[1], 0x58) == (0x4020_0000, 7)
     already = (1 << 64) + psci.PSCI_E_ALREADY_ON
-    assert power.call(0, on)[0] == already  # type: ignore[index]
+    again = power.call(0, on)
+    assert isinstance(again, tuple)
+    assert again[0] == already
     assert power.call(1, (psci.PSCI_CPU_OFF, *[0] * 7)) is PsciAction.CPU_OFF
     assert struct.unpack_from("<QQ", pages[1], 0x50) == (mailbox.OFF, 0)
     assert power.power_state(1) == psci.PSCI_0_2_AFFINITY_LEVEL_OFF

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -18,8 +19,8 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Watch]]:
     watches: list[Watch] = []
     make = Rig.__init__
 
-    def made(self: Rig, *settings: object, **limits: object) -> None:
-        make(self, *settings, **limits)  # type: ignore[arg-type]
+    def made(self: Rig, *settings: Any, **limits: Any) -> None:
+        make(self, *settings, **limits)
         watches.append(watch_rig(self))
 
     monkeypatch.setattr(Rig, "__init__", made)

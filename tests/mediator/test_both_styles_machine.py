@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from mediator import Completed
 from mediator.host import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from smccc.constants import optee_rpc as rpc
 from smccc.constants import optee_smc as smc
@@ -193,8 +194,8 @@ class Mix(RuleBasedStateMachine):
 
     def smc(self, vcpu: int, *regs: int) -> tuple[int, ...]:
         out = self.rig.tee.handle(GUEST, vcpu, tuple(regs) + (0,) * (8 - len(regs)))
-        regs8: tuple[int, ...] = out.regs  # type: ignore[union-attr]
-        return regs8
+        assert isinstance(out, Completed)
+        return out.regs
 
     @precondition(lambda self: self.flights)
     @rule(data=st.data(), vcpu=st.integers(0, 3), wrong=st.booleans(), busy=st.booleans())

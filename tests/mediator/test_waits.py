@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from mediator.deployment.face import Done
+from mediator.deployment.face import Completed, Done
 from mediator.optee import events
 from mediator.optee.notify import FIRST_REST, LONGEST_REST
 from mediator.optee.settings import MediatorSettings
@@ -68,7 +68,8 @@ def start(rig: Rig, *script: Script, page: int = RAM, guest: int = 0) -> tuple[i
 def again(rig: Rig, *script: Script, thread: int = 1, vcpu: int = 0, guest: int = 0) -> int:
     rig.host.script = list(script)
     out = rig.tee.handle(guest, vcpu, (RETURN, 0, 0, thread, 0, 0, 0, 0))
-    return out.regs[0]  # type: ignore[union-attr]
+    assert isinstance(out, Completed)
+    return out.regs[0]
 
 
 def rpc_ret(rig: Rig) -> int:

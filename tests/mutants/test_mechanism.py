@@ -6,6 +6,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable
 from importlib import metadata
+from typing import Any
 
 import pytest
 
@@ -107,17 +108,17 @@ def test_killed_means_passes_without_and_fails_with() -> None:
         {"breaks": ()},
     ],
 )
-def test_a_mutant_needs_a_proper_record(change: dict[str, object]) -> None:
-    fields: dict[str, object] = {
+def test_a_mutant_needs_a_proper_record(change: dict[str, Any]) -> None:
+    fields: dict[str, Any] = {
         "id": "test.sample",
         "story": "A bug that only exists to be found.",
         "bug_class": 1,
         "breaks": ("I1",),
         "plant": lambda patch: None,
     }
-    Mutant(**fields)  # type: ignore[arg-type]
+    Mutant(**fields)
     with pytest.raises(ValueError, match=r".+"):
-        Mutant(**fields | change)  # type: ignore[arg-type]
+        Mutant(**fields | change)
 
 
 def test_the_zoo_loads_in_order_and_every_mutant_can_be_planted() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from typing import Any
 from uuid import UUID
 
 from secure_world.settings import SecureWorldSettings
@@ -191,15 +192,15 @@ class BareMetal:
     def unregister(self, cookie: int) -> int:
         return self.call(message(msg.OPTEE_MSG_CMD_UNREGISTER_SHM, (5, 0, 0, cookie)))
 
-    def open(self, octets: bytes, **kwargs: object) -> tuple[int, int]:
+    def open(self, octets: bytes, **kwargs: Any) -> tuple[int, int]:
         """OPEN_SESSION; the message's address and the session."""
         data = message(msg.OPTEE_MSG_CMD_OPEN_SESSION, uuid_param(octets), (0x101, 0, 0, 0))
-        where = self.call(data, **kwargs)  # type: ignore[arg-type]
+        where = self.call(data, **kwargs)
         return where, self.session(where)
 
-    def invoke(self, session: int, func: int, *params: Param, **kwargs: object) -> int:
+    def invoke(self, session: int, func: int, *params: Param, **kwargs: Any) -> int:
         data = message(msg.OPTEE_MSG_CMD_INVOKE_COMMAND, *params, func=func, session=session)
-        return self.call(data, **kwargs)  # type: ignore[arg-type]
+        return self.call(data, **kwargs)
 
     def close(self, session: int) -> int:
         return self.call(message(msg.OPTEE_MSG_CMD_CLOSE_SESSION, session=session))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,14 +21,14 @@ from tests.scenario.support import ALPHA, HEADER, Seen, guest, make, parse_scena
 from tests.scenario.trace_check import Checked, Track, load
 
 
-def traced(run: Run | str, path: Path, **options: object) -> Result:
+def traced(run: Run | str, path: Path, **options: Any) -> Result:
     scenario = (
         parse_scenario((HEADER + run).encode(), "x") if isinstance(run, str) else run.scenario
     )
     with TraceFile(path) as file:
         picture = Picture(file, scenario.machine.pcpus, scenario.mediator.client_id_base)
-        listeners = [picture, *options.pop("listeners", [])]  # type: ignore[misc]
-        simulation = Run(scenario, listeners=listeners, load_session=session, **options)  # type: ignore[arg-type]
+        listeners = [picture, *options.pop("listeners", [])]
+        simulation = Run(scenario, listeners=listeners, load_session=session, **options)
         picture.attach(simulation.machine)
         return simulation.execute()
 

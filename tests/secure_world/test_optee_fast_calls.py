@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 import pytest
 
@@ -25,8 +27,8 @@ KEPT = (0x1111, 0x2222, 0x3333)
 PLAIN = SecureWorldSettings(virtualization=False, reserved_shm=(RESERVED, RESERVED_SIZE))
 
 
-def world(**changes: object) -> SecureWorld:
-    return SecureWorld(RamBus(1), attrs.evolve(PLAIN, **changes))  # type: ignore[arg-type]
+def world(**changes: Any) -> SecureWorld:
+    return SecureWorld(RamBus(1), attrs.evolve(PLAIN, **changes))
 
 
 def call(target: SecureWorld, a0: int, a7: int = 0) -> tuple[int, int, int, int]:
@@ -126,9 +128,9 @@ def test_what_is_not_built_is_unknown() -> None:
 @pytest.mark.parametrize(
     "change", [{"threads": 0}, {"threads": 1 << 20}, {"guests": 0}, {"max_object_pages": 0}]
 )
-def test_settings_out_of_range(change: dict[str, int]) -> None:
+def test_settings_out_of_range(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
-        attrs.evolve(PLAIN, **change)  # type: ignore[arg-type]
+        attrs.evolve(PLAIN, **change)
 
 
 def test_cache_calls_are_busy_while_a_thread_is_suspended() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import builtins
 import hashlib
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -406,10 +407,10 @@ def test_wrong_types_and_commands(command: int, types: int) -> None:
 def test_without_the_extra_no_session_opens(monkeypatch: pytest.MonkeyPatch) -> None:
     real_import = builtins.__import__
 
-    def hide(name: str, *args: object, **kwargs: object) -> object:
+    def hide(name: str, *args: Any, **kwargs: Any) -> object:
         if name.partition(".")[0] == "cryptography":
             raise ModuleNotFoundError(name)
-        return real_import(name, *args, **kwargs)  # type: ignore[arg-type]
+        return real_import(name, *args, **kwargs)
 
     for name in [n for n in sys.modules if n.partition(".")[0] == "cryptography"]:
         monkeypatch.delitem(sys.modules, name)
@@ -426,7 +427,7 @@ def test_a_library_without_deterministic_signing_is_reported(
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    def refuse(*args: object, **kwargs: object) -> object:
+    def refuse(*args: Any, **kwargs: Any) -> object:
         raise UnsupportedAlgorithm("deterministic")
 
     monkeypatch.setattr(ec, "ECDSA", refuse)

@@ -32,7 +32,7 @@ from smccc.calls import (
     psci,
     yielding,
 )
-from smccc.calls.slots import OpteeUid, Pair, ServiceUid, Signed, Slot, Whole, Word
+from smccc.calls.slots import Native, OpteeUid, Pair, ServiceUid, Signed, Slot, Whole, Word
 from smccc.constants import optee_smc as smc
 from smccc.constants import psci as psci_numbers
 from smccc.errors import BuildError, ParseError, Reason
@@ -46,6 +46,9 @@ U32 = st.integers(0, 2**32 - 1)
 U64 = st.integers(0, 2**64 - 1)
 FRAMES = st.builds(RegisterFrame, st.tuples(*[U64] * 8))
 
+IN_REGISTERS = (Word, Whole, Native, Pair, Signed)
+"""The slots that name their first register."""
+
 MEANINGLESS = {"unused", "preserved", "fid", "zero"}
 
 
@@ -56,7 +59,8 @@ def registers_of(slots: tuple[Slot, ...]) -> set[str]:
         if isinstance(slot, OpteeUid | ServiceUid):
             found |= {"a0", "a1", "a2", "a3"}
             continue
-        first = slot.register  # type: ignore[attr-defined]
+        assert isinstance(slot, IN_REGISTERS)
+        first = slot.register
         found.add(f"a{first}")
         if isinstance(slot, Pair):
             found.add(f"a{first + 1}")
@@ -355,7 +359,8 @@ def test_answers_are_written_over_the_request(
     assert parse_answer(request, frame) == answer
     resumed = parse_call(frame)
     assert isinstance(resumed, yielding.ResumeCall)
-    assert resumed.thread == answer.thread  # type: ignore[attr-defined]
+    assert isinstance(answer, yielding.ResumeCall | yielding.RpcAnswer)
+    assert resumed.thread == answer.thread
 
 
 def test_only_return_from_rpc_answers() -> None:

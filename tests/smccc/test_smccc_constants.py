@@ -25,6 +25,7 @@ from smccc.function_id import (
     uid_words,
 )
 from tests.smccc.smccc_golden import document
+from tests.smccc.test_smccc_calls import IN_REGISTERS
 
 MODULES: dict[str, ModuleType] = {
     "smccc": arm_smccc,
@@ -225,8 +226,8 @@ def test_results_lie_in_the_registers_of_the_linux_structures(
 ) -> None:
     golden = layout("optee_smc", f"optee_smc_{name}_result")
     for slot in result.SLOTS:
-        register = slot.register  # type: ignore[attr-defined]
-        assert golden[renamed.get(slot.field, slot.field)] == (8 * register, 8)
+        assert isinstance(slot, IN_REGISTERS)
+        assert golden[renamed.get(slot.field, slot.field)] == (8 * slot.register, 8)
 
 
 # --- derived numbers ---------------------------------------------------------------------------

@@ -76,9 +76,12 @@ def test_message_commands_are_as_the_table_says(name: str) -> None:
         len(rows) < len(entry["params"])
     )
     for place, row in zip(command.PARAMS, rows, strict=False):
-        legal = set(place.types if isinstance(place, Memory) else place.attrs)  # type: ignore[union-attr]
+        assert not isinstance(place, Rest)
+        legal = set(place.types if isinstance(place, Memory) else place.attrs)
         if command is messages.ReclaimProtmem:
-            legal |= set(messages.ReclaimProtmem.AS_VALUE[0].attrs)  # type: ignore[union-attr]
+            as_value = messages.ReclaimProtmem.AS_VALUE[0]
+            assert isinstance(as_value, Numbers)
+            legal |= set(as_value.attrs)
         text = attributes_in(row["attr"])
         if command is messages.RegisterShm:
             # "TMEM_INPUT [|NONCONTIG]" in the header's text.
