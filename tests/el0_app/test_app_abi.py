@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import tomllib
 from importlib import resources
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -14,9 +15,13 @@ from hypothesis import strategies as st
 
 from mediator.command import versions
 from mediator.deployment import app_abi as abi
+from mediator.deployment.el0_app import manifest
+from mediator.deployment.el0_app.server import POSTABLE
 from mediator.optee.syscalls import Syscall
-from specs.app_abi import AppAbi, AppAbiError, app_abi, parse
+from specs.app_abi import AppAbi, AppAbiError, Argument, app_abi, parse
+from specs.app_abi.page import EXAMPLE, text
 
+GOLDEN = Path(__file__).parent / "data" / "app_abi-1.0.txt"
 SIZES = {"u16": 2, "u32": 4, "u64": 8, "i64": 8}
 
 
@@ -88,6 +93,67 @@ def test_every_name_that_is_used_is_defined(spec: AppAbi) -> None:
         assert set(entry.outcomes) <= outcomes
 
 
+def told(spec: AppAbi) -> list[str]:
+    """All that two sides must agree about, a line each; no sentences."""
+
+    def words(arguments: tuple[Argument, ...]) -> str:
+        return " ".join([f"{argument.name}:{argument.type}" for argument in arguments])
+
+    lines = [
+        f"header {field.name} {field.type}*{field.count} at {field.offset}" for field in spec.header
+    ]
+    for kind in spec.kinds:
+        lines.append(f"kind {kind.number} {kind.name} ({words(kind.args)}) {kind.payload}")
+    for name in ("flags", "capabilities", "offers", "statuses", "outcomes"):
+        lines += [f"{name} {value.value} {value.name}" for value in getattr(spec, name)]
+    lines += [f"limit {limit.name} {limit.value} {limit.unit}" for limit in spec.limits]
+    lines += [f"hook {hook.number} {hook.name}" for hook in spec.hooks]
+    for entry in spec.entries:
+        lines.append(
+            f"entry {entry.number} {entry.name} ({words(entry.args)}) {entry.payload}"
+            f" -> {' '.join(entry.outcomes)} ({words(entry.results)}) {entry.payload_out}"
+        )
+    for call in spec.syscalls:
+        lines.append(
+            f"syscall {call.number} {call.name} ({words(call.args)}) {call.payload}"
+            f" -> {' '.join(call.statuses)} ({words(call.results)}) {call.payload_out}"
+            f"{' posted' if call.posted else ''}"
+        )
+    for key in spec.manifest:
+        lines.append(f"manifest {key.key} {key.type}{' required' if key.required else ''}")
+    return lines
+
+
+def test_the_golden_definition_of_version_1(spec: AppAbi) -> None:
+    """Of a version that is out nothing changes. What is new comes with a new minor version, and the
+    file gets its line: ``python -m tests.el0_app.test_app_abi > tests/el0_app/data/app_abi-1.0.txt``
+    as long as 1.0 is not out."""
+    golden = GOLDEN.read_text("utf-8").splitlines()
+    found = told(spec)
+    assert spec.major == 1
+    assert [line for line in golden if line not in found] == []
+    if spec.minor == 0:
+        assert found == golden
+
+
+def test_what_may_be_posted_is_what_the_definition_says(spec: AppAbi) -> None:
+    assert {call.number for call in spec.syscalls if call.posted} == set(POSTABLE)
+
+
+def test_keys_of_a_manifest_are_those_of_the_definition(spec: AppAbi) -> None:
+    keys = {key.key for key in spec.manifest}
+    assert keys == {*manifest._KEYS - {"hooks"}, *[f"hooks.{key}" for key in manifest._HOOK_KEYS]}
+
+
+def test_the_manifest_of_the_page_can_be_read() -> None:
+    assert manifest.parse(EXAMPLE).syscalls > {Syscall.SMC}
+
+
+def test_the_page_of_the_documentation_is_up_to_date() -> None:
+    page = Path(__file__).parents[2] / "docs" / "reference" / "app_abi.md"
+    assert page.read_text("utf-8") == text(), "python -m specs.app_abi.page writes it"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
@@ -115,3 +181,7 @@ def test_any_payload_can_be_unpacked_or_refused(count: int, payload: bytes) -> N
     segments = abi.unpack_segments(count, payload, 4096)
     if segments is not None:
         assert abi.pack_segments(segments) == payload
+
+
+if __name__ == "__main__":
+    print("\n".join(told(app_abi())))
