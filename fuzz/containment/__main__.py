@@ -16,7 +16,7 @@ from fuzz.containment.plan import all_cases, record
 from fuzz.containment.processes import DEEDS, is_process, process_cases, run_process_case
 from fuzz.containment.report import page
 from fuzz.containment.runner import Tally, run_cases
-from fuzz.containment.system import VARIANTS
+from fuzz.containment.system import BRIEF, VARIANTS
 
 _TELL: Final = 10.0
 """Seconds between two lines of progress."""
@@ -28,7 +28,12 @@ def _arguments() -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=1, help="seed of the campaign (%(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="processes (%(default)s)")
     parser.add_argument(
-        "--processes", type=int, default=0, help="cases with real processes before all others (0)"
+        "--processes", type=int, default=0, help="cases with real processes after all others (0)"
+    )
+    parser.add_argument(
+        "--brief",
+        action="store_true",
+        help="all cases of machines that do little before all others",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result, - for stdout")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the result as a page")
@@ -52,7 +57,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     sessions = record()
     whole = all_cases(sessions, options.seed)
-    cases = process_cases(VARIANTS, options.processes, options.seed) + whole[: options.cases]
+    cases = whole[: options.cases]
+    if options.brief:
+        little = record(BRIEF)
+        cases = all_cases(little, options.seed) + cases
+        sessions |= little
+    cases += process_cases(VARIANTS, options.processes, options.seed)
     last = monotonic()
     shown = 0
 
@@ -74,7 +84,8 @@ def main(arguments: list[str] | None = None) -> int:
             )
 
     tally = run_cases(cases, sessions, options.seed, options.workers, progress)
-    return _end(tally, len(whole), options)
+    possible = len(cases) + len(whole[len(whole[: options.cases]) :])
+    return _end(tally, possible, options)
 
 
 def _end(tally: Tally, possible: int, options: Namespace) -> int:
@@ -94,6 +105,8 @@ def _end(tally: Tally, possible: int, options: Namespace) -> int:
         command = f"python -m fuzz.containment --seed {tally.seed} --workers {options.workers}"
         if options.cases is not None:
             command += f" --cases {options.cases}"
+        if options.brief:
+            command += " --brief"
         if options.processes:
             command += f" --processes {options.processes}"
         options.markdown.write_text(page(tally, possible, command, options.commit))

@@ -16,14 +16,15 @@ from typing import Final
 import attrs
 
 from fuzz.containment.system import (
+    BRIEF,
     CONTROL,
-    GUESTS,
     SHORT,
     UID,
     VARIANTS,
     GuestPlan,
     System,
     Variant,
+    guests_of,
 )
 from fuzz.containment.turns import Turn, Turns
 from mediator.checkers.verdict import Violation
@@ -67,7 +68,7 @@ class CaseResult:
 
 def variant_of(name: str) -> Variant:
     """The machine of this name. ``KeyError``: there is none."""
-    return {variant.name: variant for variant in VARIANTS}[name]
+    return {variant.name: variant for variant in (*VARIANTS, *BRIEF)}[name]
 
 
 def lines_of(system: System) -> Lines:
@@ -113,6 +114,7 @@ class Trial:
         self.problems: list[str] = []
         self.story: list[tuple[object, ...]] = []
         self.variant = variant_of(case.variant)
+        self.guests = guests_of(self.variant)
         self._deaf = False
 
     def problem(self, text: str) -> None:
@@ -189,18 +191,18 @@ class Trial:
             self._destroy(system, concerned)
             self._rest(system, "the end of those concerned")
         self._unconcerned(system, concerned)
-        if any(fault.misled for fault in self.turns.struck):
+        if self._confused():
             # It was told something false: an operator gives it up.
             system.app.kill("misled")
             self._rest(system, "the restart")
-            concerned = tuple(GUESTS)
+            concerned = self.guests
             self._destroy(system, concerned)
             self._rest(system, "the end of all")
         before = -1
         while not self._given_up and before < len(self.turns.struck):
             # A second fault may have struck meanwhile.
             before = len(self.turns.struck)
-            for plan in GUESTS:
+            for plan in self.guests:
                 if plan.number in system.app.lost and plan not in concerned:
                     concerned += (plan,)
             self._destroy(system, concerned)
@@ -213,6 +215,13 @@ class Trial:
         end = system.run()
         if end is not RunEnd.IDLE and not (self._liars and part == _FIRST):
             self.problem(f"after {part}: the machine does not come to rest ({end.value})")
+
+    def _confused(self) -> bool:
+        """Whether an app lives on that was told something false, or never said what it wants."""
+        pairs = zip(self.turns.told, self.turns.struck, strict=True)
+        return any(
+            fault.misled or (turn.entry == "init" and not fault.fatal) for turn, fault in pairs
+        )
 
     @property
     def _given_up(self) -> bool:
@@ -308,7 +317,8 @@ class Trial:
         clients = [
             event.client for event in self.story if isinstance(event, app_events.PartitionRenewed)
         ]
-        self.expect(len(set(clients)), len(clients), "client ids that were used once")
+        first = MediatorSettings().client_id_base + CONTROL
+        self.expect(len({first, *clients}), 1 + len(clients), "client ids of the control domain")
 
     # --- who was concerned -----------------------------------------------------------------------
 
@@ -319,11 +329,11 @@ class Trial:
         own = self.variant.instances == PER_GUEST
         misled = any(fault.misled for fault in self.turns.struck)
         if -1 in lied or (misled and not own):
-            return tuple(GUESTS)
+            return self.guests
         return tuple(
             [
                 plan
-                for plan in GUESTS
+                for plan in self.guests
                 if plan.number in lied
                 or (plan.number in lost and plan.number not in system.app.guests)
                 or plan.name in system.refused
@@ -336,7 +346,7 @@ class Trial:
         return [(turn, fault.fatal) for turn, fault in pairs]
 
     def _unconcerned(self, system: System, concerned: tuple[GuestPlan, ...]) -> None:
-        for plan in GUESTS:
+        for plan in self.guests:
             if plan in concerned or plan.name not in system.diaries:
                 continue
             if not system.is_off(plan.number):

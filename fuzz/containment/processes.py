@@ -25,7 +25,7 @@ from mediator.deployment.el0_app.manifest import Manifest, optee_manifest
 SILENCE_MS: Final = 1500
 """Long enough for an interpreter to start on a busy machine."""
 MEMORY_BYTES: Final = 600 << 20
-CALLS: Final = 450
+CALLS: Final = 300
 """Calls of the TEE in a session; the deed is done in one of them."""
 
 PREFIX: Final = "process: "

@@ -17,10 +17,11 @@ import attrs
 from fuzz.containment.case import Case, CaseResult, run_case
 from fuzz.containment.plan import Recorded, record
 from fuzz.containment.processes import is_process, run_process_case
+from fuzz.containment.system import BRIEF, VARIANTS
 
-CHUNK: Final = 8
+CHUNK: Final = 4
 """Cases handed to a worker at a time."""
-SWEEP: Final = 25
+SWEEP: Final = 40
 """Cases after which memory of machines that are gone is collected: an arena is open until then."""
 
 
@@ -118,7 +119,9 @@ _WORKERS: Final[list[_Worker]] = []
 
 
 def _begin() -> None:
-    _WORKERS.append(_Worker(record()))
+    _WORKERS.append(_Worker(record((*VARIANTS, *BRIEF))))
+    # What is there now stays: no collection need look at it again.
+    gc.freeze()
 
 
 def _work(case: Case) -> CaseResult:

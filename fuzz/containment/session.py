@@ -107,6 +107,22 @@ async def everything(guest: Guest, diary: Diary, rng: Random) -> None:
             diary.write("echo", True, True)
 
 
+async def brief(guest: Guest, diary: Diary, rng: Random) -> None:
+    """As little as a session can have: for those who want hundreds of them in seconds."""
+    async with guest.client() as client:
+        async with (
+            client.open_session(MemoryReferences.uuid) as session,
+            await client.allocate(PAGES[0] * PAGE_SIZE) as memory,
+        ):
+            data = rng.randbytes(64)
+            await memory.write(data)
+            await session.invoke(MemoryReferences.REVERSE, Memref(memory, 0, 64, INOUT))
+            diary.write("reversed", await memory.read(0, 64), data[::-1])
+        async with client.open_session(Clock.uuid) as session:
+            await session.invoke(Clock.WORK, Value(3, 90_000, INPUT))
+            diary.write("worked", True, True)
+
+
 async def _memory(client: Client, diary: Diary, rng: Random) -> None:
     async with client.open_session(MemoryReferences.uuid) as session:
         data = rng.randbytes(100)

@@ -64,7 +64,7 @@ class Variant:
     """A machine to be tried. ``suspending``: every system call is a switch point. ``instances``: of
     the app. ``app``: what it can. ``nested``: others are entered from inside an SMC of the app.
     ``preempted``: long work is told to stop, again and again. ``traced``: the mediator reports what it
-    does; without, results go with the RETURN of a call.
+    does; without, results go with the RETURN of a call. ``brief``: guests do little.
     """
 
     name: str
@@ -74,6 +74,7 @@ class Variant:
     nested: bool = False
     preempted: bool = False
     traced: bool = True
+    brief: bool = False
     seed: int = 1
 
 
@@ -88,6 +89,14 @@ VARIANTS: Final = (
     Variant("one app that only nests; interleaved", suspending=True, app=Nesting),
     Variant("one serial app; interleaved", suspending=True, app=Serial),
 )
+
+
+BRIEF: Final = (
+    Variant("one app; brief", brief=True),
+    Variant("an app per guest; brief", instances=PER_GUEST, brief=True),
+    Variant("one app; brief, interleaved", suspending=True, brief=True),
+)
+"""Machines for samples."""
 
 
 @attrs.frozen(kw_only=True)
@@ -127,9 +136,18 @@ GUESTS: Final = (
         vcpus=2,
     ),
 )
+_FEW: Final = (
+    attrs.evolve(GUESTS[0], parts=(session.brief,)),
+    attrs.evolve(GUESTS[1], parts=(session.brief,)),
+)
 SHORT: Final = GuestPlan(
     name="short", number=3, classic=False, notified=False, parts=(session.everything,)
 )
+
+
+def guests_of(variant: Variant) -> tuple[GuestPlan, ...]:
+    """The guests of a machine, without the one that lives for a short time."""
+    return _FEW if variant.brief else GUESTS
 
 
 class System:
@@ -196,13 +214,15 @@ class System:
 
     def begin(self) -> None:
         """Create the guests; one more comes and goes while the others are at work."""
-        for plan in GUESTS:
+        for plan in guests_of(self.variant):
             self.create(plan)
-        self.machine.at(BORN, self._bear)
-        self.machine.at(DIES, partial(self.destroy, SHORT.number))
+        self.machine.at(BORN // 4 if self.variant.brief else BORN, self._bear)
+        self.machine.at(
+            DIES // 4 if self.variant.brief else DIES, partial(self.destroy, SHORT.number)
+        )
 
     def _bear(self) -> None:
-        self.create(SHORT)
+        self.create(attrs.evolve(SHORT, parts=(session.brief,)) if self.variant.brief else SHORT)
 
     def create(self, plan: GuestPlan) -> bool:
         """Create a guest; False, and it is noted, if it was refused."""

@@ -59,7 +59,8 @@ class PinsBalance:
 
     def finish(self, report: Report) -> None:
         """At rest the machine's count is the mediator's: buffers that are complete, RPC pages."""
-        for guest, pins in self._pins.items():
+        # Who is asked about a guest may change what there is: an app that dies of the question.
+        for guest, pins in list(self._pins.items()):
             held = self._view.pinned(guest)
             info = self._info(guest)
             expected = 0 if info is None else info.pages + info.rpc_buffers

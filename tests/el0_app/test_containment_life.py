@@ -216,3 +216,26 @@ def test_every_guest_that_listens_is_told_of_the_death() -> None:
             assert rig.smc(smc.OPTEE_SMC_ENABLE_ASYNC_NOTIF, guest=guest)[0] == 0
         rig.app.kill()
         assert raised == [GUEST, OTHER]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"), [(abi.OUTCOME_REFUSED, "refused"), (abi.OUTCOME_DONE, "for nothing")]
+)
+def test_an_app_that_does_not_begin_is_not_used(outcome: int, reason: str) -> None:
+    with app_rig(Mortal, control=None) as rig:
+        app = mortal(rig)
+
+        def lies(said: bytes) -> bytes:
+            if app.link.number == 1 and list(app.link.entries.values()) == [abi.ENTRY_INIT]:
+                final = messages(said)[-1]
+                return changed(final, {"number": 0, "flags": 0, "status": outcome}, b"")
+            return said
+
+        app.tamper = lies
+        app.kill("first")
+        deaths = [event for event in rig.events if isinstance(event, events.AppDied)]
+        assert [death.app for death in deaths] == [0, 1]
+        assert reason in deaths[1].reason
+        assert rig.app.destroy_guest(GUEST) == Done()
+        assert rig.app.create_guest(GUEST) == Done()
+        rig.session()

@@ -14,6 +14,7 @@ from specs.mutants.bug_classes import BUG_CLASS_NAMES
 from tests.explore import test_planted as explored
 from tests.mutants import test_secure_storage as storage
 from tests.mutants.killer import Killer, by
+from tests.mutants.killers_of_containment import CONTAINMENT
 from tests.mutants.killers_of_the_boundary import BOUNDARY
 from tests.mutants.killers_of_the_machine import MACHINE
 from tests.mutants.killers_of_the_mediator import MEDIATOR
@@ -26,7 +27,7 @@ ORDERS: Final[Mapping[str, Killer]] = {
 }
 """Bugs of order: the explorer kills them."""
 
-KILLERS: Final[Mapping[str, Killer]] = {**MEDIATOR, **MACHINE, **BOUNDARY, **ORDERS}
+KILLERS: Final[Mapping[str, Killer]] = {**MEDIATOR, **MACHINE, **BOUNDARY, **CONTAINMENT, **ORDERS}
 """Mutant → killer; those of the secure storage have a test file of their own."""
 
 NOT_APPLICABLE: Final[Mapping[int, str]] = {}

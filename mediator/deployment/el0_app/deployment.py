@@ -193,7 +193,11 @@ class El0App(Face):
                         instance, plain.settings(self.settings), abi.INIT_RESET
                     )
                 )
-            self._run(self._entrance.initialise(instance, b"", mode, self.threads or 0))
+            answer = self._run(self._entrance.initialise(instance, b"", mode, self.threads or 0))
+            if answer.status != abi.OUTCOME_DONE:
+                raise AppGone("it refused to begin")
+            if not server.hooks:
+                raise AppGone("protocol: it wants to be entered for nothing")
         except AppGone as error:
             # Not yet known to anybody: no guest is lost with it.
             self._died(instance, NO_GUEST, str(error))
