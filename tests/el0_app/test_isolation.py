@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,6 +109,15 @@ def test_a_program_that_does_not_speak_is_refused() -> None:
     manifest = attrs.evolve(optee_manifest(), program="/bin/true", sha256=None)
     with pytest.raises(LaunchError, match="said no HELLO"):
         El0App(host(), manifest=manifest)
+
+
+def test_a_hypervisor_that_a_closed_pipe_would_kill_starts_none() -> None:
+    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        with pytest.raises(LaunchError, match="SIGPIPE is not ignored"):
+            El0App(host())
+    finally:
+        signal.signal(signal.SIGPIPE, before)
 
 
 @pytest.mark.parametrize("machine", AUDIT_ARCHES)

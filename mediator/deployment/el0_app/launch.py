@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import os
 import resource
+import signal
 import subprocess
 from collections.abc import Callable, Iterable
 from mmap import mmap
@@ -177,8 +178,13 @@ def launch(
 ) -> Process:
     """Start the app of ``manifest`` and greet it. Raises :class:`LaunchError`.
 
-    ``settings``: payload of WELCOME. ``cpu``: the only processor it may run on.
+    ``settings``: payload of WELCOME. ``cpu``: the only processor it may run on. The app ends with the
+    thread that calls this.
     """
+    if signal.getsignal(signal.SIGPIPE) is signal.SIG_DFL:
+        raise LaunchError(
+            "SIGPIPE is not ignored: the death of an app would be that of its hypervisor"
+        )
     image = _checked_image(manifest)
     allowed = os.sched_getaffinity(0)
     their_source, our_sink = os.pipe()
