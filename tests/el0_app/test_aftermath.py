@@ -10,7 +10,7 @@ import pytest
 from mediator.deployment.el0_app import aftermath
 from mediator.deployment.el0_app.deployment import ENOTAVAIL
 from mediator.deployment.el0_app.grants import Grant
-from mediator.deployment.face import DONE, NOT_MINE
+from mediator.deployment.face import NOT_MINE
 from mediator.hypervisor.host import ReferenceHost
 from mediator.hypervisor.memory import PhysicalMemory
 from smccc.constants import optee_rpc
@@ -33,6 +33,20 @@ def listening(rig: AppRig) -> list[tuple[int, int]]:
     rig.host.virq_sink = lambda guest, intid: raised.append((guest, intid))
     assert rig.smc(smc.OPTEE_SMC_ENABLE_ASYNC_NOTIF)[0] == OK
     return raised
+
+
+def waiting(rig: AppRig, ipa: int) -> tuple[int, int]:
+    """A thread that holds a lock, and one that waits for it, in the driver: for the value 0x40 + its number."""
+    holder = rig.invoke(ipa + 0x2000, Slow.HOLD, interrupted=True)
+    rig.monitor.pending = 1
+    holder = rig.resume(holder[3])
+    assert holder[0] == smc.OPTEE_SMC_RETURN_RPC_FOREIGN_INTR
+    regs = rig.invoke(ipa, Slow.LOCKED)
+    assert regs[0] == smc.OPTEE_SMC_RETURN_RPC_CMD
+    fields = MESSAGE[1].unpack(rig.get(ipa + message_size(0), message_size(1)))
+    assert fields[0] == optee_rpc.OPTEE_RPC_CMD_NOTIFICATION
+    assert fields[9:11] == (optee_rpc.OPTEE_RPC_NOTIFICATION_WAIT, 0x40 + regs[3])
+    return holder[3], regs[3]
 
 
 def values(rig: AppRig) -> list[int]:
@@ -60,19 +74,32 @@ def test_a_lost_guest_gets_what_ends_each_call() -> None:
 def test_who_waits_for_a_value_gets_it(control: int | None) -> None:
     with app_rig(LocalApp, control=control) as rig:
         raised = listening(rig)
+        thread = waiting(rig, RAM + 0x2000)[1]
+        raised.clear()
         rig.app.kill()
-        assert rig.app.threads is not None
         assert raised == [(GUEST, rig.app.settings.notification_virq)]
-        assert values(rig) == [0x40 + thread for thread in range(rig.app.threads)]
+        assert values(rig) == [0x40 + thread]
         assert values(rig) == []
+
+
+def test_nobody_is_interrupted_for_waits_that_are_over() -> None:
+    with app_rig(LocalApp, control=GUEST) as rig:
+        raised = listening(rig)
+        for thread in waiting(rig, RAM + 0x2000):
+            regs = rig.resume(thread)
+            while regs[0] & 0xFFFF_0000 == smc.OPTEE_SMC_RETURN_RPC_PREFIX:
+                regs = rig.resume(regs[3])
+            assert regs[0] == OK
+        raised.clear()
+        rig.app.kill()
+        assert raised == []
 
 
 def test_who_does_not_listen_is_not_interrupted() -> None:
     with app_rig(LocalApp, control=GUEST) as rig:
-        raised = listening(rig)
-        raised.clear()
-        assert rig.app.destroy_guest(GUEST) == DONE
-        assert rig.app.create_guest(GUEST) == DONE
+        raised: list[tuple[int, int]] = []
+        rig.host.virq_sink = lambda guest, intid: raised.append((guest, intid))
+        waiting(rig, RAM + 0x2000)
         rig.app.kill()
         assert raised == []
 
@@ -80,12 +107,18 @@ def test_who_does_not_listen_is_not_interrupted() -> None:
 def test_a_driver_that_probed_again_is_not_told_of_old_waits() -> None:
     with app_rig(LocalApp, control=GUEST) as rig:
         raised = listening(rig)
+        waiting(rig, RAM + 0x2000)
+        raised.clear()
         rig.app.kill()
         assert rig.smc(smc.OPTEE_SMC_EXCHANGE_CAPABILITIES)[0] == OK
         assert values(rig) == []
         assert len(raised) == 1
-        # It listens only if it says so again, and then a second death is told as well.
         assert rig.smc(smc.OPTEE_SMC_ENABLE_ASYNC_NOTIF)[0] == OK
+        rig.app.kill()
+        assert len(raised) == 1
+        assert rig.smc(smc.OPTEE_SMC_EXCHANGE_CAPABILITIES)[0] == OK
+        assert rig.smc(smc.OPTEE_SMC_ENABLE_ASYNC_NOTIF)[0] == OK
+        waiting(rig, RAM + 0x2000)
         rig.app.kill()
         assert len(raised) == 2
         assert values(rig)
@@ -116,6 +149,9 @@ def test_the_control_domain_gets_nowhere_before_its_driver_has_probed() -> None:
 def test_the_state_after_a_death_is_in_snapshots() -> None:
     with app_rig(LocalApp, control=GUEST) as rig:
         listening(rig)
+        waiting(rig, RAM + 0x2000)
+        before = rig.app.snapshot()
+        rig.app.restore(before)
         rig.app.kill()
         kept = rig.app.snapshot()
         assert rig.smc(smc.OPTEE_SMC_EXCHANGE_CAPABILITIES)[0] == OK
@@ -125,10 +161,11 @@ def test_the_state_after_a_death_is_in_snapshots() -> None:
 
 
 def test_a_bitmap_of_waits() -> None:
-    assert aftermath.owed(0) == 0
-    assert aftermath.owed(2) == 3 << 64
     grant = Grant(OTHER, 1)
-    grant.renewed, grant.owed = True, aftermath.owed(1)
+    assert grant.lent.awaited() == 0
+    grant.lent.waits.update({0: 20, 3: 0x43, 5: 20})
+    assert grant.lent.awaited() == 1 << 20 | 1 << 0x43
+    grant.renewed, grant.owed = True, 1 << 0x40
     frame = (smc.OPTEE_SMC_GET_ASYNC_NOTIF_VALUE, 9, 9, 9, 9, 9, 9, 9)
     assert aftermath.answer(ReferenceHost(PhysicalMemory()), grant, frame) == (
         OK,

@@ -22,10 +22,6 @@ from smccc.wire import HEADER_SIZE, MAX_PARAMS, message_size
 
 M32: Final = 0xFFFF_FFFF
 
-FIRST_WAIT: Final = 0x40
-"""The value that the TEE's thread 0 waits for, thread 1 the next, and so on (OP-TEE OS ``kernel/notif.h``,
-NOTIF_SYNC_VALUE_BASE)."""
-
 PROBED: Final = frozenset(
     (
         smc.OPTEE_SMC_CALL_WITH_ARG,
@@ -51,11 +47,6 @@ def ended(function: int) -> int:
     return smc.OPTEE_SMC_RETURN_ENOTAVAIL
 
 
-def owed(threads: int) -> int:
-    """A bitmap of the values that threads of the guest may wait for: nobody else will send them."""
-    return ((1 << threads) - 1) << FIRST_WAIT
-
-
 def answer(host: Host, grant: Grant, regs: tuple[int, ...]) -> tuple[int, ...] | None:
     """The answer to a call of a guest that is lost or has a new partition; ``None``: enter the app.
 
@@ -70,7 +61,8 @@ def answer(host: Host, grant: Grant, regs: tuple[int, ...]) -> tuple[int, ...] |
         if grant.owed:
             flags |= smc.OPTEE_SMC_ASYNC_NOTIF_PENDING
         return (smc.OPTEE_SMC_RETURN_OK, lowest.bit_length() - 1, flags, *regs[3:])
-    if grant.lent.cookies or grant.lent.giving or grant.lent.asked:
+    lent = grant.lent
+    if lent.cookies or lent.giving or lent.asked or lent.waits:
         given = _give_back(host, grant, function, regs)
         if given is not None:
             return given
@@ -79,7 +71,7 @@ def answer(host: Host, grant: Grant, regs: tuple[int, ...]) -> tuple[int, ...] |
     if function == smc.OPTEE_SMC_EXCHANGE_CAPABILITIES:
         # Whoever asks this has nobody who waits, and has lent nothing.
         grant.renewed, grant.owed = False, 0
-        grant.lent.forget()
+        lent.forget()
     if function not in PROBED:
         return None
     if function == smc.OPTEE_SMC_CALL_RETURN_FROM_RPC:
@@ -104,7 +96,7 @@ def _give_back(
     elif function == smc.OPTEE_SMC_CALL_RETURN_FROM_RPC:
         ipa = lent.giving.pop(regs[3] & M32, 0)
         if not ipa:
-            lent.returns(regs)  # a buffer for messages, lent just now
+            lent.returns(regs)  # perhaps with a buffer for messages, lent just now
             return None
     if ipa and lent.cookies:
         cookie = next(iter(lent.cookies))

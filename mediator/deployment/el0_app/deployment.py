@@ -338,8 +338,8 @@ class El0App(Face):
             return self._run(self._create(instance, grant, False))
 
     def rouse(self, grant: Grant) -> None:
-        """Tell a guest that listens of every value that one of its threads may wait for."""
-        grant.owed = aftermath.owed(self.threads or 0)
+        """Tell a guest that listens of every value that one of its threads waits for."""
+        grant.owed = grant.lent.awaited()
         if grant.owed:
             self.host.inject_virq(grant.guest, self.settings.notification_virq)
 
@@ -488,7 +488,7 @@ class El0App(Face):
         entrance = self._entrance
         entry = instance.begin(abi.ENTRY_HANDLE_SMC, guest, grant)
         lent = grant.lent
-        if lent.asked and regs[0] & MASK32 == RETURN_FROM_RPC:
+        if (lent.asked or lent.waits) and regs[0] & MASK32 == RETURN_FROM_RPC:
             entry.lent_at = lent.returns(regs)
         size, number, address, length = _REGISTERS, 0, 0, 0
         data: bytes | None = None

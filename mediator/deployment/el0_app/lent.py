@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What a guest's driver has lent to its TEE by RPC: memory that only an RPC, or DISABLE_SHM_CACHE, gives back.
+"""What a guest's driver does for its TEE by RPC, and only its TEE can end: memory that it has lent, threads
+that wait for a notification value.
 
 A driver counts on it: Linux waits, when it is removed, until all memory of its clients and supplicant is
 back (``drivers/tee/tee_core.c``, ``tee_device_unregister``). If the app dies, nobody else knows the
@@ -23,10 +24,14 @@ SIZE: Final = 64
 """Bytes of an RPC message with one parameter."""
 COUNT_AT: Final = 28
 """Where the number of parameters stands in a message."""
+MAX_VALUE: Final = 8191
+"""The highest notification value that is kept in mind."""
 MAX_LENT: Final = 4096
 """Buffers that are noted of one guest; a driver lends one for each thread and a few for each call."""
 FIRST_OWN: Final = 0x7FFF_0000
 """Thread ids from here on are of RPCs that no thread of the TEE asks for."""
+
+IN_REGISTERS: Final = -1
 
 Wrote = tuple[int, Sequence[tuple[int, bytes]]]
 """A page that was written to, and (offset, data)."""
@@ -35,14 +40,15 @@ _WORD: Final = struct.Struct("<I")
 
 
 class Lent:
-    """Buffers of one guest. ``cookies``: how often each was lent. ``asked``: threads that are away for
-    memory, and where in memory the answer will be (``None``: in registers). ``giving``: own RPCs that the
+    """Of one guest. ``waits``: threads that wait in the driver, and for which value. ``cookies``: how often each was lent. ``asked``: threads that are away for
+    memory, and where in memory the answer will be (:data:`IN_REGISTERS`: there). ``giving``: own RPCs that the
     guest is away for, by thread id: where the message of its call lies."""
 
-    __slots__ = ("asked", "cookies", "giving", "number")
+    __slots__ = ("asked", "cookies", "giving", "number", "waits")
 
     def __init__(self) -> None:
-        self.asked: dict[int, int | None] = {}
+        self.waits: dict[int, int] = {}
+        self.asked: dict[int, int] = {}
         self.cookies: dict[int, int] = {}
         self.giving: dict[int, int] = {}
         self.number = 0
@@ -51,7 +57,7 @@ class Lent:
         """A call leaves with an RPC, or an answer that looks like one; ``wrote``: last, in this entry."""
         function, thread = regs[0], regs[3] & M32
         if function == smc.OPTEE_SMC_RETURN_RPC_ALLOC:
-            self._ask(thread, None)
+            self._ask(thread, IN_REGISTERS)
         elif function == smc.OPTEE_SMC_RETURN_RPC_FREE:
             self.back(pair(regs[1], regs[2]))
         elif function == smc.OPTEE_SMC_RETURN_RPC_CMD and wrote is not None:
@@ -62,18 +68,27 @@ class Lent:
                 self._ask(thread, page + base)
             elif fields[0] == optee_rpc.OPTEE_RPC_CMD_SHM_FREE and fields[7] == 1:
                 self.back(fields[10])
+            elif (
+                fields[0] == optee_rpc.OPTEE_RPC_CMD_NOTIFICATION
+                and fields[7] == 1
+                and fields[9] == optee_rpc.OPTEE_RPC_NOTIFICATION_WAIT
+                and fields[10] <= MAX_VALUE
+                and len(self.waits) < MAX_LENT
+            ):
+                self.waits[thread] = fields[10]
 
-    def _ask(self, thread: int, where: int | None) -> None:
+    def _ask(self, thread: int, where: int) -> None:
         if len(self.asked) < MAX_LENT:
             self.asked[thread] = where
 
     def returns(self, regs: Sequence[int]) -> int:
         """A thread comes back: where the answer to its request for memory is, 0: nowhere."""
         thread = regs[3] & M32
+        self.waits.pop(thread, None)
         if thread not in self.asked:
             return 0
         where = self.asked.pop(thread)
-        if where is not None:
+        if where != IN_REGISTERS:
             return where
         if pair(regs[1], regs[2]):
             self._lend(pair(regs[4], regs[5]))
@@ -103,8 +118,16 @@ class Lent:
         if count > 1:
             self.cookies[cookie] = count - 1
 
+    def awaited(self) -> int:
+        """A bitmap of the values that threads in the driver wait for."""
+        bits = 0
+        for value in self.waits.values():
+            bits |= 1 << value
+        return bits
+
     def forget(self) -> None:
-        """A new driver: it has lent nothing."""
+        """A new driver: it has lent nothing, and none of its threads waits."""
+        self.waits.clear()
         self.asked.clear()
         self.cookies.clear()
         self.giving.clear()

@@ -66,6 +66,10 @@ def waits(payload: bytes) -> tuple[Wait, ...]:
         return ()
 
 
+def _lent(grant: Grant) -> tuple[dict[int, int], ...]:
+    return grant.lent.waits, grant.lent.asked, grant.lent.cookies
+
+
 def books(grants: Iterable[Grant], shadows: list[bytes]) -> Plain:
     """What the hypervisor's side knows of the guests of an app."""
     return {
@@ -77,7 +81,7 @@ def books(grants: Iterable[Grant], shadows: list[bytes]) -> Plain:
                 grant.partition,
                 grant.pins.everything(),
                 [grant.listens, grant.renewed, grant.owed],
-                [[*grant.lent.asked.items()], [*grant.lent.cookies.items()]],
+                [[*lent.items()] for lent in _lent(grant)],
                 [[*key, *read] for key, read in grant.ahead.items()],
             ]
             for grant in grants
@@ -97,9 +101,10 @@ def books_from(data: object) -> tuple[list[Grant], list[bytes]]:
         grant.partition = bool(partition)
         listens, renewed, owed = cast("tuple[bool, bool, int]", state)
         grant.listens, grant.renewed, grant.owed = listens, renewed, owed
-        asked, cookies = cast("list[list[tuple[int, int]]]", lent)
-        grant.lent.asked.update(asked)
-        grant.lent.cookies.update(cookies)
+        for table, items in zip(
+            _lent(grant), cast("list[list[tuple[int, int]]]", lent), strict=True
+        ):
+            table.update(items)
         for *key, number, address, length in cast("list[list[int]]", reads):
             grant.ahead[tuple(key)] = number, address, length
         if frames:
