@@ -44,7 +44,7 @@ class LocalLink:
     """Implements :class:`~mediator.deployment.el0_app.channel.Link` by calling the app.
 
     ``app``: which one it is, in order of their starts. ``entries``: names of open entries and what
-    they are (numbers of the app ABI), oldest first.
+    they are (numbers of the app ABI), oldest first. ``arena``: the memory that it shares.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class LocalLink:
         self._heard = heard
         self.entries: dict[int, int] = {}
         self.closed = False
+        self.arena = arena
         self._interference = interference
         self._talk = Conversation(app, arena)
         self._talk.hello()

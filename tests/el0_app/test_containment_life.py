@@ -239,3 +239,20 @@ def test_an_app_that_does_not_begin_is_not_used(outcome: int, reason: str) -> No
         assert rig.app.destroy_guest(GUEST) == Done()
         assert rig.app.create_guest(GUEST) == Done()
         rig.session()
+
+
+@pytest.mark.parametrize("end", ["death", "destruction"])
+def test_an_app_never_sees_what_another_had_in_its_arena(end: str) -> None:
+    """With an app for each guest, an arena goes from one guest's to another's."""
+    with app_rig(Mortal, control=None, manifest=OWN) as rig:
+        app = mortal(rig)
+        rig.session()
+        assert app.link.number == 0
+        old = app.link.arena
+        old[-1] = 0x77  # what the app keeps there for itself
+        if end == "death":
+            app.fatal = lambda number, _entry, _guest: number == 0
+            assert rig.smc(*UID)[0] == ENOTAVAIL
+        else:
+            assert rig.app.destroy_guest(GUEST) == Done()
+        assert old[-1] == 0

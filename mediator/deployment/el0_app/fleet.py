@@ -133,6 +133,7 @@ class Fleet:
         self.end(app)
         arena = self._arenas.pop(app, None)
         if arena is not None:
+            arena[0].wipe()
             self._free_arenas.append(arena)
 
     def keep(self, app: int) -> None:

@@ -17,7 +17,7 @@ import resource
 import signal
 import subprocess
 from collections.abc import Callable, Iterable
-from mmap import mmap
+from mmap import MADV_REMOVE, mmap
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -90,6 +90,10 @@ class Arena:
         fcntl.fcntl(self.fd, _F_ADD_SEALS, _SEALS)
         self._map = mmap(self.fd, size)
         self.view = memoryview(self._map)
+
+    def wipe(self) -> None:
+        """Forget its contents, and give their memory back: another app is to have it."""
+        self._map.madvise(MADV_REMOVE)
 
     def close(self) -> None:
         """Close the file. The mapping stays as long as pages of it are in use."""
