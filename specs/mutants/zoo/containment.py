@@ -72,8 +72,8 @@ MUTANTS = (
         ("I9",),
         f"{_APP}.start",
         "answer = self._run(self._entrance.initialise(instance, b'', mode, self.threads or 0))",
-        "if number:\n                return instance\n"
-        "            answer = self._run(self._entrance.initialise(instance, b'', mode, self.threads or 0))",
+        "if number:\n            return instance\n"
+        "        answer = self._run(self._entrance.initialise(instance, b'', mode, self.threads or 0))",
     ),
     one_edit(
         "containment.lost-guest-is-served",
