@@ -57,8 +57,8 @@ class Launches:
 @frozen
 class Deployment:
     """A deployment by name. The rest is for an app: its manifest (``None``: the OP-TEE mediator),
-    whether every layer of isolation must be there, whether it shares the caller's processor, and where
-    processes come from."""
+    whether every layer of isolation must be there, whether it shares the caller's processor, where
+    processes come from, and who starts them."""
 
     name: str = IN_HYPERVISOR
     manifest: Manifest | None = None
