@@ -120,7 +120,7 @@ def test_the_same_scenarios_as_its_twin(name: str, plain_app: Path) -> None:
     assert [invariant.violations for invariant in found.invariants] == [()] * len(found.invariants)
 
 
-@pytest.mark.parametrize("name", builtin_names())
+@pytest.mark.parametrize("name", [*INTERLEAVED, "default"])
 def test_scenarios_whose_every_await_is_a_switch_point(name: str, plain_app: Path) -> None:
     """This app serves one entry after the other, its twin many at a time: the same outcomes, not moments."""
     in_c = Deployment(EL0_APP, manifest=manifest_of(plain_app), require_isolation=True)

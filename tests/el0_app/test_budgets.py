@@ -72,8 +72,9 @@ def check_sums(result: Result, own: int) -> None:
     assert own == totals.app_own["turns"]
 
 
-@pytest.mark.parametrize("mode", [None, Mode.INTERLEAVE], ids=["as it is", "interleaved"])
-@pytest.mark.parametrize("name", builtin_names())
+@pytest.mark.parametrize(
+    ("name", "mode"), [*[(name, None) for name in builtin_names()], ("pressure", Mode.INTERLEAVE)]
+)
 def test_the_sums_of_a_whole_platform_add_up(name: str, mode: Mode | None) -> None:
     """Also where entries are open at the same time, guests are destroyed, refused and created again."""
     result, own = execute(name, Shape(EL0_APP, kind=LocalApp), mode)

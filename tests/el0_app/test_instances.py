@@ -21,14 +21,15 @@ from mediator.host import Host
 from mediator.hypervisor.scheduler import Mode
 from mediator.optee.events import Sink
 from mediator.optee.settings import MediatorSettings
-from mediator.scenario.reader import builtin_names, builtin_scenario
+from mediator.scenario.reader import builtin_scenario
 from mediator.scenario.result import Result
 from mediator.scenario.run import Run
 from tests.el0_app.local import LocalApp
 from tests.el0_app.rig import AppRig
 from tests.mediator.with_optee import GUEST, OTHER, RAM, Slow
 
-SCENARIOS: Final = builtin_names()
+SCENARIOS: Final = ("default", "interleave", "pressure")
+"""The hostile guests of the fourth one are as many as the others' calls together."""
 UID = (0xBF00_FF01, 0, 0, 0, 0, 0, 0, 0)
 
 
