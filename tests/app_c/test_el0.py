@@ -47,16 +47,16 @@ MISBEHAVIOUR = {
 }
 
 
-def trial_manifest(program: Path, **changes: object) -> Manifest:
+def trial_manifest(program: Path, **changes: Any) -> Manifest:
     manifest = attrs.evolve(manifest_of(program), name="trial")
-    return attrs.evolve(manifest, **changes)  # type: ignore[arg-type]
+    return attrs.evolve(manifest, **changes)
 
 
 class CRig(AppRig):
     """For the app that only tries things: the checkers follow events of a mediator, which it does not send."""
 
-    def __init__(self, *args: object, **options: object) -> None:
-        super().__init__(*args, **options)  # type: ignore[arg-type]
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self.events.listener = None
         self.bus.guard_shadows(lambda client, frame: True)
 
@@ -193,7 +193,7 @@ class Unrecorded(CRig):
     """Nobody listens: results go out with the return."""
 
     def deploy(self, settings: MediatorSettings | None) -> El0App:
-        self.app = El0App(self.host, settings, **self._options)  # type: ignore[arg-type]
+        self.app = El0App(self.host, settings, **self._options)
         self.bus._guest_of = self.app.guest_of
         return self.app
 

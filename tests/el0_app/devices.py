@@ -7,7 +7,7 @@ Run as a process by tests with ``-c`` (it is no part of the distribution), or in
 from __future__ import annotations
 
 import struct
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -66,7 +66,7 @@ _WORD: Final = struct.Struct("<Q")
 M64: Final = (1 << 64) - 1
 
 
-def devices_manifest(**changes: object) -> Manifest:
+def devices_manifest(**changes: Any) -> Manifest:
     """The mediator's manifest, and what this app needs."""
     base = optee_manifest()
     manifest = attrs.evolve(
@@ -81,7 +81,7 @@ def devices_manifest(**changes: object) -> Manifest:
         devices=((DEVICE, DEVICE + 0xFFF),),
         streams=(STREAMS,),
     )
-    return attrs.evolve(manifest, **changes)  # type: ignore[arg-type]
+    return attrs.evolve(manifest, **changes)
 
 
 class DeviceApp(OpteeApp):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import attrs
 
@@ -16,10 +17,10 @@ from mediator.optee.settings import MediatorSettings
 from tests.mediator.with_optee import GUEST, WithOptee
 
 
-def trial_manifest(**changes: object) -> Manifest:
+def trial_manifest(**changes: Any) -> Manifest:
     """The manifest of the app that does what it should not."""
     manifest = attrs.evolve(optee_manifest(), name=NAME, program="python:mediator.app.trial")
-    return attrs.evolve(manifest, **changes)  # type: ignore[arg-type]
+    return attrs.evolve(manifest, **changes)
 
 
 class AppRig(WithOptee):
@@ -29,14 +30,14 @@ class AppRig(WithOptee):
         self,
         kind: type[El0App] = El0App,
         settings: MediatorSettings | None = None,
-        **options: object,
+        **options: Any,
     ) -> None:
         self._kind = kind
         self._options = options
         super().__init__(settings)
 
     def deploy(self, settings: MediatorSettings | None) -> El0App:
-        self.app = self._kind(self.host, settings, self.events.append, **self._options)  # type: ignore[arg-type]
+        self.app = self._kind(self.host, settings, self.events.append, **self._options)
         self.bus._guest_of = self.app.guest_of
         return self.app
 
@@ -56,7 +57,7 @@ class AppRig(WithOptee):
 
 @contextmanager
 def app_rig(
-    kind: type[El0App] = El0App, settings: MediatorSettings | None = None, **options: object
+    kind: type[El0App] = El0App, settings: MediatorSettings | None = None, **options: Any
 ) -> Iterator[AppRig]:
     """A rig that is ended."""
     rig = AppRig(kind, settings, **options)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import attrs
 import pytest
@@ -75,11 +75,9 @@ class Shape(Deployment):
         host: Host,
         settings: MediatorSettings | None = None,
         sink: Sink | None = None,
-        **given: object,
+        **given: Any,
     ) -> El0App:
-        self.made.append(
-            self.kind(host, settings, sink, manifest=self.app_manifest, **given)  # type: ignore[arg-type]
-        )
+        self.made.append(self.kind(host, settings, sink, manifest=self.app_manifest, **given))
         return self.made[0]
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import attrs
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from mediator.deployment.choice import Deployment
 from mediator.deployment.el0_app.deployment import El0App
 from mediator.deployment.el0_app.manifest import PER_GUEST, Manifest
-from mediator.guest.cpu import GuestAbort, GuestCpu
+from mediator.guest.cpu import GuestAbort, GuestCpu, VcpuProgram
 from mediator.host import Host
 from mediator.hypervisor.accounting import APP_TURN, KINDS, TRAP
 from mediator.hypervisor.core import MachineSettings
@@ -40,9 +41,9 @@ class Devices(Deployment):
         host: Host,
         settings: MediatorSettings | None = None,
         sink: Sink | None = None,
-        **given: object,
+        **given: Any,
     ) -> El0App:
-        return self.kind(host, settings, sink, manifest=self.app_manifest, **given)  # type: ignore[arg-type]
+        return self.kind(host, settings, sink, manifest=self.app_manifest, **given)
 
 
 @pytest.fixture(params=["here", "one at a time", "process"])
@@ -82,8 +83,8 @@ def _nothing_seen() -> None:
     seen.clear()
 
 
-def guest(platform: Platform, *programs: object) -> int:
-    spec = GuestSpec("guest", programs, ram=(RamExtent(RAM, 16),))  # type: ignore[arg-type]
+def guest(platform: Platform, *programs: VcpuProgram) -> int:
+    spec = GuestSpec("guest", programs, ram=(RamExtent(RAM, 16),))
     return platform.create(spec)
 
 
@@ -236,7 +237,7 @@ def test_the_boundary_is_charged_to_the_guest_whose_vcpu_traps(kind: type[El0App
     platform = board(kind, Mode.DIRECT)
     machine = platform.machine
 
-    def accesses(count: int) -> object:
+    def accesses(count: int) -> VcpuProgram:
         async def program(cpu: GuestCpu) -> None:
             for number in range(count):
                 await store(cpu, devices.LATCH, number)
