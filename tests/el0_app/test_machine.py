@@ -66,6 +66,7 @@ def platform(request: pytest.FixtureRequest, kind: type[El0App]) -> Iterator[Pla
 
 
 def board(kind: type[El0App], mode: Mode, **changes: object) -> Platform:
+    seen.clear()
     manifest = devices.devices_manifest(**changes)
     return Platform(
         PlatformSettings(

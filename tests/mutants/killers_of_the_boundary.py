@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from mediator.deployment import app_abi as abi
+from mediator.hypervisor.scheduler import Mode
 from mediator.optee.syscalls import Syscall
 from smccc.constants import optee_smc as smc
 from tests.el0_app import devices
@@ -12,6 +13,7 @@ from tests.el0_app import test_budgets as budgets
 from tests.el0_app import test_devices as device
 from tests.el0_app import test_fused as fused
 from tests.el0_app import test_isolation as isolation
+from tests.el0_app import test_machine as machine
 from tests.el0_app import test_snapshot as snapshot
 from tests.el0_app.device_rig import DeviceRig, LocalDevices
 from tests.mediator.with_optee import GUEST, OTHER, RAM
@@ -184,6 +186,19 @@ WINDOW: dict[str, Killer] = {
     ),
 }
 
+BOARD = Fresh(lambda: machine.board(LocalDevices, Mode.DIRECT))
+
+DEVICES: dict[str, Killer] = {
+    "vcpu.access-across-a-register": by(machine.test_what_is_no_device_is_an_abort, BOARD),
+    "vcpu.abort-swallowed": by(machine.test_what_is_no_device_is_an_abort, BOARD),
+    "vcpu.devices-for-nothing": by(
+        machine.test_the_boundary_is_charged_to_the_guest_whose_vcpu_traps, LocalDevices
+    ),
+    "vcpu.rest-forgotten": by(
+        machine.test_a_parked_vcpu_rests_until_then_or_until_it_is_woken, BOARD
+    ),
+}
+
 TURNS: dict[str, Killer] = {
     "boundary.posted-without-a-list": by(
         boundary.test_what_may_not_be_posted_is_refused_and_does_nothing
@@ -261,6 +276,7 @@ BOUNDARY: dict[str, Killer] = {
     **SECURE,
     **MANIFEST,
     **WINDOW,
+    **DEVICES,
     **TURNS,
     **ACCOUNTS,
     **FUSED,

@@ -13,6 +13,7 @@ _WINDOWS: Final = f"{_EL0}.windows:Windows"
 _INSTANCE: Final = f"{_EL0}.instance:Instance"
 _APP: Final = f"{_EL0}.deployment:El0App"
 _IOMMU: Final = f"{_EL0}.iommu:Iommu"
+_VCPU: Final = "mediator.hypervisor.vcpu:Vcpu"
 _BOOK: Final = f"{_EL0}.shadow_book:ShadowBook"
 _SUPERVISOR: Final = f"{_EL0}.supervisor:Supervisor"
 
@@ -145,6 +146,45 @@ IOMMU = (
         f"{_IOMMU}.translate",
         " or access & ~mapping[2]",
         "",
+    ),
+)
+
+DEVICES = (
+    one_edit(
+        "vcpu.access-across-a-register",
+        "Hands an access to a device over that is not aligned: it reaches into the next register.",
+        20,
+        ("I9",),
+        f"{_VCPU}._emulated",
+        " or ipa & size - 1",
+        "",
+    ),
+    one_edit(
+        "vcpu.abort-swallowed",
+        "Answers zero where nobody serves an access, instead of the abort that a driver looks for.",
+        27,
+        ("I9", "I10"),
+        f"{_VCPU}._emulated",
+        "        raise abort\n    return",
+        "        answer = 0\n    return",
+    ),
+    one_edit(
+        "vcpu.devices-for-nothing",
+        "Does not count the trap of an access to a device.",
+        15,
+        ("I9",),
+        f"{_VCPU}._emulated",
+        "self._counts[TRAP] += 1",
+        "pass",
+    ),
+    one_edit(
+        "vcpu.rest-forgotten",
+        "Lets a vCPU that was parked in an access go on at once.",
+        22,
+        ("I9",),
+        f"{_VCPU}._emulated",
+        "await self._take_rest()",
+        "self._rest = 0",
     ),
 )
 
@@ -452,4 +492,4 @@ FUSED = (
     ),
 )
 
-MUTANTS: Final = (*WINDOWS, *IOMMU, *TURNS, *TIMERS, *ACCOUNTS, *STATE, *FUSED)
+MUTANTS: Final = (*WINDOWS, *IOMMU, *DEVICES, *TURNS, *TIMERS, *ACCOUNTS, *STATE, *FUSED)
