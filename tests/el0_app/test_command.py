@@ -74,6 +74,9 @@ def report(command: str, *arguments: object) -> dict[str, Any]:
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
     path = tmp_path / "my_app.toml"
     path.write_text(hashed(MANIFEST))
     return path
@@ -131,6 +134,7 @@ def test_a_missing_layer_is_reported_or_the_end(command: str, manifest: Path, gi
         ("python:mediator.app", "python:mediator.ap", "program: there is no module"),
         ("python:mediator.app", "nowhere/app", "program: "),
         ("python:mediator.app", "my_app.toml", "may not be executed"),
+        ("python:mediator.app", "script", "is a script, not an executable image"),
         ("format = ", "format = = ", "Invalid value"),
     ],
 )

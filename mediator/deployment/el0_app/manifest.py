@@ -36,6 +36,7 @@ PINNED_PAGES: Final = 2 << 20
 SILENCE_MS: Final = 5000
 """Real time: far beyond any turn of a healthy app on a busy machine."""
 
+SCRIPT: Final = b"#!"
 PYTHON: Final = "python:"
 """Prefix of a program that is a module of this distribution."""
 
@@ -197,6 +198,9 @@ def check_image(manifest: Manifest, file: str) -> None:
         raise ManifestError(file, "program", reason) from error
     if not os.access(path, os.X_OK):
         raise ManifestError(file, "program", f"{path} may not be executed")
+    if not is_python(manifest) and path.read_bytes()[:2] == SCRIPT:
+        # What is started is a sealed copy without a name, which no interpreter could open.
+        raise ManifestError(file, "program", f"{path} is a script, not an executable image")
     if manifest.sha256 is not None and found != manifest.sha256:
         raise ManifestError(file, "sha256", f"that of {manifest.program} is {found}")
 
