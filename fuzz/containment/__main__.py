@@ -27,9 +27,7 @@ def _arguments() -> ArgumentParser:
     parser.add_argument("--cases", type=int, help="how many, in the order of the seed (all)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the campaign (%(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="processes (%(default)s)")
-    parser.add_argument(
-        "--processes", type=int, default=0, help="cases with real processes after all others (0)"
-    )
+    parser.add_argument("--processes", type=int, default=0, help="cases with real processes (0)")
     parser.add_argument(
         "--brief",
         action="store_true",
@@ -57,12 +55,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     sessions = record()
     whole = all_cases(sessions, options.seed)
-    cases = whole[: options.cases]
+    cases = process_cases(VARIANTS, options.processes, options.seed) + whole[: options.cases]
     if options.brief:
         little = record(BRIEF)
         cases = all_cases(little, options.seed) + cases
         sessions |= little
-    cases += process_cases(VARIANTS, options.processes, options.seed)
     last = monotonic()
     shown = 0
 

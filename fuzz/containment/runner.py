@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import zlib
@@ -72,16 +73,18 @@ def run_cases(
     workers: int = 1,
     progress: Callable[[Tally], None] | None = None,
 ) -> Tally:
-    """Run all of ``cases``. Exceptions of cases are problems; nothing is raised."""
+    """Run all of ``cases``, or those before an interrupt of the keyboard. Exceptions of cases are
+    problems; nothing is raised."""
     tally = Tally(seed)
     start = monotonic()
     gc.collect()
     before = _descriptors()
-    for result in _results(cases, sessions, workers):
-        tally.add(result)
-        tally.seconds = monotonic() - start
-        if progress is not None:
-            progress(tally)
+    with contextlib.suppress(KeyboardInterrupt):
+        for result in _results(cases, sessions, workers):
+            tally.add(result)
+            tally.seconds = monotonic() - start
+            if progress is not None:
+                progress(tally)
     gc.collect()
     tally.left_open = _descriptors() - before
     return tally

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 import attrs
 import pytest
 
 from fuzz.containment.faults import changed, messages
 from fuzz.containment.local import ENDED, LocalLink
+from mediator.app.optee import OpteeApp
 from mediator.deployment import app_abi as abi
 from mediator.deployment.app_abi import HEADER
 from mediator.deployment.el0_app import events
@@ -258,3 +259,37 @@ def test_an_app_never_sees_what_another_had_in_its_arena(end: str) -> None:
         else:
             assert rig.app.destroy_guest(GUEST) == Done()
         assert old[-1] == 0
+
+
+class Serial(OpteeApp):
+    """One entry at a time."""
+
+    capabilities = OpteeApp.capabilities & ~(abi.CAP_NESTING | abi.CAP_INTERLEAVING)
+
+
+class SerialDeployment(LocalApp):
+    app = Serial
+
+
+def ended(body: Coroutine[object, None, object]) -> object:
+    """Resume ``body``, and nobody else, to its end."""
+    while True:
+        try:
+            body.send(None)
+        except StopIteration as end:
+            result: object = end.value
+            return result
+
+
+def test_nobody_waits_for_ever_for_an_app_whose_entry_does_not_go_on() -> None:
+    """A guest is created on the spot while another one's call waits for its turn."""
+    with app_rig(SerialDeployment, control=None, suspending=True) as rig:
+        assert rig.app.destroy_guest(OTHER) == Done()
+        call = rig.app.handle_regs(GUEST, 0, UID)
+        call.send(None)
+        creation = rig.app.guest_created(OTHER)
+        assert ended(creation) is False
+        regs = ended(call)
+        assert isinstance(regs, tuple)
+        assert regs[0] != ENOTAVAIL
+        assert rig.app.create_guest(OTHER) == Done()

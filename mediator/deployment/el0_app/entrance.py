@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from mediator.deployment import app_abi as abi
 from mediator.deployment.el0_app.channel import AppGone, Message
@@ -11,6 +12,10 @@ from mediator.deployment.el0_app.grants import NO_GUEST, Grant, Open
 from mediator.deployment.el0_app.instance import RETURN, SMC, SWITCHES, Instance, entry_message
 from mediator.deployment.el0_app.server import SecureCall, result
 from mediator.suspend import PREEMPTION_POINT
+
+MOST_TURNS: Final = 100_000
+"""Turns of others that an entry waits for an app that serves one at a time: far more than an entry has
+switch points."""
 
 
 class Abandoned(Exception):
@@ -111,12 +116,15 @@ class Entrance:
             instance.end(entry)
 
     async def free(self, instance: Instance, switching: bool) -> bool:
-        """Wait until the app can be entered; False: it cannot, and nobody may wait here."""
-        while not instance.may_enter():
+        """Wait until the app can be entered; False: it cannot, and nobody may wait here, or not for
+        ever: who resumes this may let nobody else run."""
+        for _ in range(MOST_TURNS):
+            if instance.may_enter():
+                return True
             if not switching:
                 return False
             await PREEMPTION_POINT
-        return True
+        return False
 
     def leave(self, instance: Instance, entry: Open) -> None:
         """The entry is over; the last one out of an app that is dead or of no use buries it."""
