@@ -9,7 +9,7 @@ from specs.mutants.edits import one_edit
 
 _EL0: Final = "mediator.deployment.el0_app"
 _SERVER: Final = f"{_EL0}.server:Server"
-_APP: Final = f"{_EL0}.deployment:El0App"
+_LIVES: Final = f"{_EL0}.lives:Lives"
 _SUPERVISOR: Final = f"{_EL0}.supervisor:Supervisor"
 
 ARGUMENTS = (
@@ -289,7 +289,7 @@ SECURE = (
         "Believes an app that a guest is created, and does not look whether the TEE was told.",
         13,
         ("I5", "I9"),
-        f"{_APP}._create",
+        f"{_LIVES}._create",
         "if taken and grant.partition:",
         "if taken:",
     ),

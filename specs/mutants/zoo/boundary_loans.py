@@ -12,6 +12,7 @@ _SERVER: Final = f"{_EL0}.server:Server"
 _WINDOWS: Final = f"{_EL0}.windows:Windows"
 _INSTANCE: Final = f"{_EL0}.instance:Instance"
 _APP: Final = f"{_EL0}.deployment:El0App"
+_LIVES: Final = f"{_EL0}.lives:Lives"
 _IOMMU: Final = f"{_EL0}.iommu:Iommu"
 _VCPU: Final = "mediator.hypervisor.vcpu:Vcpu"
 _BOOK: Final = f"{_EL0}.shadow_book:ShadowBook"
@@ -134,7 +135,7 @@ IOMMU = (
         "Leaves a device to the id of its guest: the next guest with that id has it.",
         13,
         ("I5", "I9"),
-        f"{_APP}._guest_destroyed",
+        f"{_LIVES}._guest_destroyed",
         "self.iommu.end(guest)",
         "self.iommu.forget(guest)",
     ),
@@ -297,7 +298,7 @@ TIMERS = (
         "Programs the timer of the host for the app that asked last.",
         22,
         ("I8", "I9"),
-        f"{_APP}._set_timer",
+        f"{_LIVES}._set_timer",
         "min(self._timers.values(), default=None)",
         "deadline",
     ),
@@ -372,7 +373,7 @@ ACCOUNTS = (
         "Leaves pages on the account of a guest that is gone, and so on nobody's.",
         15,
         ("I9",),
-        f"{_APP}._dismiss",
+        f"{_LIVES}._dismiss",
         "instance.server.shadows.inherit(grant, self._own)",
         "pass",
     ),
@@ -390,7 +391,7 @@ ACCOUNTS = (
         "Charges the start of the next app to the guest in whose call the last one died.",
         15,
         ("I9",),
-        f"{_APP}._bury",
+        f"{_LIVES}._bury",
         "self._payer(NO_GUEST)",
         "self._payer(0)",
     ),

@@ -9,6 +9,7 @@ from specs.mutants.edits import one_edit
 
 _EL0: Final = "mediator.deployment.el0_app"
 _APP: Final = f"{_EL0}.deployment:El0App"
+_LIVES: Final = f"{_EL0}.lives:Lives"
 _SUPERVISOR: Final = f"{_EL0}.supervisor:Supervisor"
 _LEAK: Final = 5
 _LIFE: Final = 13
@@ -70,7 +71,7 @@ MUTANTS = (
         "Starts an app again and does not let it say what it wants to be entered for.",
         _LIFE,
         ("I9",),
-        f"{_APP}.start",
+        f"{_LIVES}.start",
         "answer = self._run(self._entrance.initialise(instance, b'', mode, self.threads or 0))",
         "if number:\n            return instance\n"
         "        answer = self._run(self._entrance.initialise(instance, b'', mode, self.threads or 0))",
@@ -89,7 +90,7 @@ MUTANTS = (
         "Ends partitions as soon as the app is dead, while the TEE executes for one of them.",
         14,
         ("I2", "I9"),
-        f"{_APP}.kill",
+        f"{_LIVES}.kill",
         "if not instance.open:",
         "if True:",
     ),
@@ -108,7 +109,7 @@ MUTANTS = (
         "Takes the spare app for the control domain, and gives it to the next guest as well.",
         _LIFE,
         ("I9",),
-        f"{_APP}._buried",
+        f"{_LIVES}._buried",
         "self._instance(instance)",
         "self._spare",
     ),
@@ -135,7 +136,7 @@ MUTANTS = (
         "Keeps the dead app as the one that new guests get.",
         _STUCK,
         ("I9",),
-        f"{_APP}._buried",
+        f"{_LIVES}._buried",
         "if self._spare is instance:",
         "if False:",
     ),
@@ -163,7 +164,7 @@ MUTANTS = (
         " for ever.",
         25,
         ("I9",),
-        f"{_APP}._create",
+        f"{_LIVES}._create",
         "elif grant.partition:",
         "elif False:",
     ),
@@ -172,7 +173,7 @@ MUTANTS = (
         "Keeps the app of a guest that is gone, with its process and its memory.",
         _LEAK,
         ("I6", "I9"),
-        f"{_APP}._dismiss",
+        f"{_LIVES}._dismiss",
         "if not instance.open:",
         "if False:",
     ),
@@ -182,7 +183,7 @@ MUTANTS = (
         " serves it.",
         _LIFE,
         ("I9",),
-        f"{_APP}._create",
+        f"{_LIVES}._create",
         "return now is not None and now is not grant and (not now.lost)",
         "return False",
     ),
