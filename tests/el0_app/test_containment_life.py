@@ -19,6 +19,7 @@ from mediator.deployment.el0_app.deployment import ENOTAVAIL
 from mediator.deployment.el0_app.manifest import PER_GUEST, optee_manifest
 from mediator.deployment.el0_app.supervisor import LAST_CLIENT, MAX_RESTARTS
 from mediator.deployment.face import Completed, Done, Refused
+from mediator.optee.syscalls import Syscall
 from smccc.constants import optee_smc as smc
 from tests.el0_app.local import LocalApp
 from tests.el0_app.rig import AppRig, app_rig
@@ -293,3 +294,30 @@ def test_nobody_waits_for_ever_for_an_app_whose_entry_does_not_go_on() -> None:
         assert isinstance(regs, tuple)
         assert regs[0] != ENOTAVAIL
         assert rig.app.create_guest(OTHER) == Done()
+
+
+class Chatty(LocalApp):
+    """Asks for the time, again and again, instead of serving an SMC."""
+
+    chats = False
+
+    def turn(self, link: LocalLink, message: bytes) -> bytes:
+        said = super().turn(link, message)
+        if self.chats and list(link.entries.values()) == [abi.ENTRY_HANDLE_SMC]:
+            number = int(Syscall.NOW)
+            return changed(messages(said)[-1], {"number": number, "flags": 0}, b"")
+        return said
+
+
+@pytest.mark.parametrize("suspending", [False, True])
+def test_an_app_that_asks_for_ever_is_ended(suspending: bool) -> None:
+    with app_rig(Chatty, control=None, suspending=suspending) as rig:
+        assert isinstance(rig.app, Chatty)
+        rig.app.chats = True
+        assert rig.smc(*UID)[0] == ENOTAVAIL
+        (death,) = [event for event in rig.events if isinstance(event, events.AppDied)]
+        assert "system calls in one entry" in death.reason
+        rig.app.chats = False
+        assert rig.app.destroy_guest(GUEST) == Done()
+        assert rig.app.create_guest(GUEST) == Done()
+        rig.session()

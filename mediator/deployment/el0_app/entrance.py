@@ -18,6 +18,13 @@ MOST_TURNS: Final = 100_000
 switch points."""
 
 
+MOST_CALLS: Final = 1 << 16
+"""System calls of one entry. The end of a guest with all the buffers that it may have takes some thousand;
+an app that asks for ever is never silent."""
+
+_ENDLESS: Final = f"protocol: more than {MOST_CALLS} system calls in one entry"
+
+
 class Abandoned(Exception):
     """The vCPU whose entry this was is gone."""
 
@@ -49,7 +56,7 @@ class Entrance:
         """Send ``message`` and serve the entry until it returns. Raises :class:`AppGone`."""
         server = instance.server
         nested = switching and not instance.capabilities & abi.CAP_INTERLEAVING
-        while True:
+        for _ in range(MOST_CALLS):
             final = instance.turn(entry, message)
             if final.number == RETURN:
                 return instance.returned(entry, final)
@@ -70,6 +77,7 @@ class Entrance:
             else:
                 message = server.execute(entry, final)
             entry.key = None
+        raise AppGone(_ENDLESS)
 
     def _abandon(self, instance: Instance, entry: Open, message: Message) -> None:
         """The vCPU is gone: let the app give back what the entry holds."""
@@ -78,11 +86,12 @@ class Entrance:
         entry.failed = entry.failed or Abandoned()
         reply = result(message, abi.HOST_FAILED)
         try:
-            while True:
+            for _ in range(MOST_CALLS):
                 final = instance.turn(entry, reply)
                 if final.number == RETURN:
                     return
                 reply = instance.server.execute(entry, final)
+            raise AppGone(_ENDLESS)
         except AppGone as error:
             self._died(instance, entry.guest, str(error))
 
