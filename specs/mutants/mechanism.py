@@ -98,7 +98,10 @@ def _edited(function: object, changes: tuple[tuple[str, str], ...]) -> CodeType:
             raise MutantError(f"{function.__qualname__} contains {found} times {old!r}")
         text = text.replace(old, new)
     code = function.__code__
-    changed = ast.increment_lineno(ast.parse(text), code.co_firstlineno - 1)
+    try:
+        changed = ast.increment_lineno(ast.parse(text), code.co_firstlineno - 1)
+    except SyntaxError as error:
+        raise MutantError(f"{function.__qualname__} would be no Python: {error}") from error
     flags = __future__.annotations.compiler_flag
     module = compile(changed, code.co_filename, "exec", flags, dont_inherit=True)
     for constant in module.co_consts:
@@ -142,11 +145,16 @@ def planted(mutant: Mutant) -> Iterator[None]:
 def survives(mutant: Mutant, test: Callable[[], object]) -> bool:
     """True if ``test`` does not notice the bug (raises nothing).
 
-    :class:`MutantError` passes through: a mutant that cannot be planted shows nothing.
+    :class:`MutantError` passes through, and so does whatever planting raises: a mutant that cannot be
+    planted shows nothing.
     """
+    with planted(mutant):
+        return _passes(test)
+
+
+def _passes(test: Callable[[], object]) -> bool:
     try:
-        with planted(mutant):
-            test()
+        test()
     except (MutantError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException:  # a test that fails inside pytest.raises raises no Exception

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from specs.mutants import Mutant, MutantError, Patch, planted
+from specs.mutants import Mutant, MutantError, Patch, expect_killed, planted
 from specs.mutants.edits import edits, resolve
 from tests.mutants import samples
 
@@ -39,6 +39,14 @@ def test_layout_comments_and_quotes_do_not_matter() -> None:
     with planted(mutant(("spread_out", "return ('a', n)", "return ('b', n)"))):
         assert samples.spread_out(3) == ("b", 3)
     assert samples.spread_out(3) == ("a", 3)
+
+
+def test_a_change_that_is_no_python_kills_nothing() -> None:
+    broken = mutant(("half", "return n // 2", "return n // else 2"))
+    with pytest.raises(MutantError, match="half would be no Python"), planted(broken):
+        pass
+    with pytest.raises(MutantError, match="half would be no Python"):
+        expect_killed(broken, lambda: None)
 
 
 def test_methods_properties_and_static_methods() -> None:
