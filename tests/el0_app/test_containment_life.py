@@ -13,7 +13,7 @@ from fuzz.containment.local import ENDED, LocalLink
 from mediator.app.optee import OpteeApp
 from mediator.deployment import app_abi as abi
 from mediator.deployment.app_abi import HEADER
-from mediator.deployment.el0_app import events
+from mediator.deployment.el0_app import entrance, events
 from mediator.deployment.el0_app.channel import AppGone
 from mediator.deployment.el0_app.deployment import ENOTAVAIL
 from mediator.deployment.el0_app.manifest import PER_GUEST, optee_manifest
@@ -310,7 +310,10 @@ class Chatty(LocalApp):
 
 
 @pytest.mark.parametrize("suspending", [False, True])
-def test_an_app_that_asks_for_ever_is_ended(suspending: bool) -> None:
+def test_an_app_that_asks_for_ever_is_ended(
+    suspending: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entrance, "MOST_CALLS", 1 << 10)  # as with more, and soon over
     with app_rig(Chatty, control=None, suspending=suspending) as rig:
         assert isinstance(rig.app, Chatty)
         rig.app.chats = True
