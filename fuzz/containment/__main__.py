@@ -88,9 +88,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _end(tally: Tally, possible: int, options: Namespace) -> int:
     summary = (
         f"{tally.cases:,} cases of seed {tally.seed}, {tally.seconds:,.0f} s, checksum "
-        f"{tally.checksum:#010x}: {len(tally.failures)} with problems, {tally.left_open} descriptors "
-        "left open"
+        f"{tally.checksum:#010x}: {len(tally.failures)} with problems"
     )
+    if tally.left_open is not None:
+        summary += f", {tally.left_open} descriptors left open"
     if options.json is not None and str(options.json) == "-":
         print(json.dumps(tally.plain(), indent=1))
         print(summary, file=sys.stderr)
@@ -107,7 +108,7 @@ def _end(tally: Tally, possible: int, options: Namespace) -> int:
         if options.processes:
             command += f" --processes {options.processes}"
         options.markdown.write_text(page(tally, possible, command, options.commit))
-    return 1 if tally.failures or tally.left_open > 0 else 0
+    return 1 if tally.failures or (tally.left_open or 0) > 0 else 0
 
 
 def _one(text: str) -> int:

@@ -28,7 +28,8 @@ SWEEP: Final = 40
 
 @attrs.define
 class Tally:
-    """``failures``: results with problems. ``left_open``: descriptors more than at the beginning."""
+    """``failures``: results with problems. ``left_open``: descriptors more than at the beginning;
+    ``None``: not counted, for a pool of workers has some of its own."""
 
     seed: int
     cases: int = 0
@@ -37,7 +38,7 @@ class Tally:
     failures: list[CaseResult] = attrs.field(factory=list)
     seconds: float = 0.0
     checksum: int = 0
-    left_open: int = 0
+    left_open: int | None = None
 
     def add(self, result: CaseResult) -> None:
         """One more."""
@@ -87,7 +88,6 @@ def run_cases(
                 progress(tally)
     gc.collect()
     if workers == 1:
-        # A pool has descriptors of its own.
         tally.left_open = _descriptors() - before
     return tally
 
